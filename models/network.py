@@ -1,0 +1,126 @@
+"""The recurrent language model: token ids and a state in, logits and the next state out. Nothing is kept on the module.
+
+Axes: B sequences in the batch, T tokens in the window, V vocabulary, E embedding, H hidden, P features that meet the
+output matrix, S floats of one sequence's state (models/state.py).
+"""
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.state import StateLayout
+
+Cell = Literal["rnn", "gru", "lstm"]
+
+MAX_SIZE = 1 << 24
+"""No width or vocabulary is larger: a configuration that says so is damaged."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The shape of the network. Raises `ValueError`, naming the field, when the shape is impossible."""
+
+    vocabulary_size: int
+    embedding_size: int
+    hidden_sizes: tuple[int, ...]
+    cell: Cell = "lstm"
+    projection_size: int | None = None
+    """Width of a linear layer between the last recurrent layer and the output matrix; None: there is none."""
+    tied: bool = False
+    """The output matrix is the embedding matrix (Press & Wolf 2017, Inan et al. 2017)."""
+
+    def __post_init__(self) -> None:
+        if self.cell not in get_args(Cell):
+            raise ValueError(f"cell: {self.cell!r} is not one of {', '.join(get_args(Cell))}")
+        if not self.hidden_sizes:
+            raise ValueError("hidden_sizes: at least one layer is needed")
+        sizes = {"vocabulary_size": self.vocabulary_size, "embedding_size": self.embedding_size}
+        sizes |= {f"hidden_sizes[{i}]": size for i, size in enumerate(self.hidden_sizes)}
+        if self.projection_size is not None:
+            sizes["projection_size"] = self.projection_size
+        for name, size in sizes.items():
+            if type(size) is not int or not 0 < size <= MAX_SIZE:
+                raise ValueError(f"{name}: {size!r} is not a whole number from 1 to {MAX_SIZE}")
+        if self.tied and self.feature_size != self.embedding_size:
+            raise ValueError(
+                f"tied: the output matrix needs {self.embedding_size} features (embedding_size) but gets "
+                f"{self.feature_size}; set projection_size to {self.embedding_size}"
+            )
+
+    @property
+    def feature_size(self) -> int:
+        """P, the width of what meets the output matrix."""
+        return self.projection_size or self.hidden_sizes[-1]
+
+    @property
+    def state_layout(self) -> StateLayout:
+        return StateLayout(self.hidden_sizes, has_cell=self.cell == "lstm")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"hidden_sizes": list(self.hidden_sizes)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "NetworkConfig":
+        """Inverse of `to_json`. Raises `ValueError` on unknown or missing fields."""
+        try:
+            return cls(**{**values, "hidden_sizes": tuple(values.get("hidden_sizes", ()))})
+        except TypeError as error:
+            raise ValueError(f"network: {error}") from None
+
+
+class LanguageModel(nn.Module):
+    """Embedding -> stack of recurrent layers -> optional projection -> logits.
+
+    `forward` is `features` followed by `logits`; training and scoring call the two apart, so that the (B, T, V) logits
+    need never exist in one piece.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size)
+        widths = (config.embedding_size, *config.hidden_sizes)
+        layer = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[config.cell]
+        self.layers = nn.ModuleList(layer(width, hidden, batch_first=True) for width, hidden in pairwise(widths))
+        self.projection = (
+            nn.Linear(config.hidden_sizes[-1], config.projection_size) if config.projection_size else nn.Identity()
+        )
+        self.output = nn.Linear(config.feature_size, config.vocabulary_size)
+        # Unit variance at the first layer, once `features` has multiplied by sqrt(E).
+        nn.init.normal_(self.embedding.weight, std=config.embedding_size**-0.5)
+        nn.init.zeros_(self.output.bias)
+        if config.tied:
+            self.output.weight = self.embedding.weight
+
+    def features(self, token_ids: Tensor, state: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+        """What the output matrix is multiplied with, and the state after the last token.
+
+        token_ids: (B, T), int64. state: (B, S), float32. dropout: probability of zeroing an entry of the non-recurrent
+        connections (Zaremba et al. 2014, figure 2); 0 everywhere but in training.
+        Returns (B, T, P) and (B, S).
+        """
+        x = self.embedding(token_ids) * self.config.embedding_size**0.5  # (B, T, E)
+        layers = []
+        for layer, initial in zip(self.layers, self.config.state_layout.split(state), strict=True):
+            x = F.dropout(x, dropout, training=dropout > 0)
+            h0c0 = tuple(part.unsqueeze(0).contiguous() for part in initial)  # torch wants (1, B, H)
+            x, final = layer(x, h0c0 if len(h0c0) == 2 else h0c0[0])
+            layers.append(tuple(part.squeeze(0) for part in (final if isinstance(final, tuple) else (final,))))
+        x = F.dropout(x, dropout, training=dropout > 0)
+        return self.projection(x), self.config.state_layout.join(layers).float()
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(..., P) -> (..., V), unnormalised."""
+        return self.output(features)  # type: ignore[no-any-return]
+
+    def forward(self, token_ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T), (B, S) -> logits (B, T, V) of the token that follows each position, state (B, S)."""
+        features, state = self.features(token_ids, state)
+        return self.logits(features), state
+
+    def num_parameters(self) -> int:
+        """Distinct numbers that are learned; a tied matrix counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())

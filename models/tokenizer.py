@@ -1,0 +1,244 @@
+"""Text to token ids and back, at four levels, on the `tokenizers` library. No tensors here.
+
+| level   | a token is                                              | unknown text             | decode(encode(text)) |
+|---------|---------------------------------------------------------|--------------------------|----------------------|
+| `char`  | one Unicode code point                                  | one `<unk>` a code point | text                 |
+| `word`  | a word or number with its leading space, or one mark    | one `<unk>` a word       | text                 |
+| `split` | what stands between white space (pre-tokenized corpora) | one `<unk>` a word       | words, single-spaced |
+| `bpe`   | a byte-level subword (Sennrich et al. 2016, on bytes)   | cannot be                | text                 |
+
+(the last column for text in the vocabulary). Two tokens are special at every level: `<unk>`, and `<eos>`, which stands
+where a text has its boundary: after each line, each paragraph, or only at the end of a document. It is also the symbol
+that every text starts from.
+"""
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, pre_tokenizers, trainers
+from tokenizers import models as token_models
+
+Level = Literal["char", "word", "split", "bpe"]
+Boundary = Literal["line", "paragraph", "document"]
+
+LEVELS: tuple[Level, ...] = get_args(Level)
+BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
+
+UNK = "<unk>"
+EOS = "<eos>"
+
+BOUNDARY_TEXT: dict[Boundary, str] = {"line": "\n", "paragraph": "\n\n", "document": ""}
+"""How a boundary is written in generated text."""
+
+_BOUNDARY_PATTERN: dict[Boundary, re.Pattern[str]] = {"line": re.compile("\n"), "paragraph": re.compile("\n{2,}")}
+
+# A word keeps English contractions (don't, we'll) in one piece; the possessive and reduced 's stands alone, so that
+# "Emma's" is known when "Emma" is. Other apostrophes are marks. Every character of a text is in exactly one match.
+_WORD = (
+    r"['’]s(?![\p{L}\p{M}\p{N}])"
+    r"| ?[\p{L}\p{M}]+(?:['’](?:t|ll|re|ve|d|m)(?![\p{L}\p{M}\p{N}]))?"
+    r"| ?\p{N}+"
+    r"| ?(?:-{2,}|\.{3}|[^\s\p{L}\p{M}\p{N}])"
+    r"|\s"
+)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Token ids and the code points [start, end) of the text that each stands for."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class Tokenizer:
+    """A thin face over a `tokenizers.Tokenizer`, with the level and the boundary that give its tokens their meaning."""
+
+    def __init__(self, inner: tokenizers.Tokenizer, level: Level, boundary: Boundary) -> None:
+        """Raises `ValueError` when `inner` has no `<unk>` or `<eos>`, or ids that are not 0 … V-1."""
+        if level not in LEVELS:
+            raise ValueError(f"level: {level!r} is not one of {', '.join(LEVELS)}")
+        if boundary not in BOUNDARIES:
+            raise ValueError(f"boundary: {boundary!r} is not one of {', '.join(BOUNDARIES)}")
+        vocabulary = inner.get_vocab(with_added_tokens=True)
+        if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+            raise ValueError("the vocabulary's ids are not 0 … V-1, each once")
+        for special in (UNK, EOS):
+            if special not in vocabulary:
+                raise ValueError(f"the vocabulary has no {special}")
+        inner.encode_special_tokens = False
+        self.inner = inner
+        self.level: Level = level
+        self.boundary: Boundary = boundary
+        self.vocabulary: dict[str, int] = vocabulary
+        self.tokens: list[str] = sorted(vocabulary, key=vocabulary.__getitem__)
+        self.unk_id = vocabulary[UNK]
+        self.eos_id = vocabulary[EOS]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        level: Level,
+        boundary: Boundary,
+        vocabulary_size: int | None = None,
+        min_count: int = 1,
+    ) -> "Tokenizer":
+        """Build the vocabulary: the `vocabulary_size` commonest types seen at least `min_count` times.
+
+        vocabulary_size counts the two special tokens; None is no limit (for `bpe`: 8,192).
+        """
+        limit = vocabulary_size or 1 << 24
+        specials = [
+            # At word level " <unk>" is one token, as every other word is with its leading space.
+            AddedToken(UNK, special=True, normalized=False, lstrip=level == "word"),
+            AddedToken(EOS, special=True, normalized=False),
+        ]
+        trainer: trainers.Trainer
+        if level == "bpe":
+            inner = tokenizers.Tokenizer(token_models.BPE())
+            inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            inner.decoder = decoders.ByteLevel()
+            trainer = trainers.BpeTrainer(
+                vocab_size=vocabulary_size or 8192,
+                min_frequency=min_count,
+                special_tokens=specials,
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                show_progress=False,
+            )
+        else:
+            inner = tokenizers.Tokenizer(token_models.WordLevel({UNK: 0, EOS: 1}, unk_token=UNK))
+            inner.pre_tokenizer = {
+                "char": pre_tokenizers.Split(Regex(r"(?m:.)"), "isolated"),
+                "word": pre_tokenizers.Split(Regex(_WORD), "isolated"),
+                "split": pre_tokenizers.WhitespaceSplit(),
+            }[level]
+            if level != "split":
+                inner.decoder = decoders.Fuse()
+            trainer = trainers.WordLevelTrainer(
+                vocab_size=limit, min_frequency=min_count, special_tokens=specials, show_progress=False
+            )
+        inner.train_from_iterator((piece for text in texts for piece in _countable(text, boundary)), trainer)
+        return cls(inner, level, boundary)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, level: Level, boundary: Boundary) -> "Tokenizer":
+        """Read the content of a `tokenizer.json`. Raises `ValueError` when it is not one of ours."""
+        try:
+            inner = tokenizers.Tokenizer.from_buffer(content)
+        except Exception as error:  # the library raises plain Exception
+            raise ValueError(f"not a tokenizer file ({error})") from None
+        return cls(inner, level, boundary)
+
+    def save(self, path: Path) -> None:
+        self.inner.save(str(path), pretty=False)
+
+    def encode(self, text: str) -> Encoding:
+        """Tokens of `text`. A boundary inside the text is `<eos>`; none is added at its ends."""
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for start, end, is_boundary in self._spans(text):
+            if is_boundary:
+                ids.append(self.eos_id)
+                offsets.append((start, end))
+            elif end > start:
+                encoding = self.inner.encode(text[start:end], add_special_tokens=False)
+                ids += encoding.ids
+                offsets += [(start + a, start + b) for a, b in encoding.offsets]
+        return Encoding(ids, offsets)
+
+    def encode_document(self, text: str) -> list[int]:
+        """Ids of a whole document of a corpus: as `encode`, and closed by one `<eos>`. The fast way for long texts."""
+        spans = list(self._spans(text))
+        pieces = [text[start:end] for start, end, is_boundary in spans if not is_boundary]
+        encoded = iter(self.inner.encode_batch_fast(pieces, add_special_tokens=False))
+        ids: list[int] = []
+        for _, _, is_boundary in spans:
+            if is_boundary:
+                ids.append(self.eos_id)
+            else:
+                ids += next(encoded).ids
+        if not (spans and spans[-1][2]):
+            ids.append(self.eos_id)
+        return ids
+
+    def _spans(self, text: str) -> Iterator[tuple[int, int, bool]]:
+        """[start, end) of each piece between boundaries, and of each boundary; a trailing empty piece is left out."""
+        position = 0
+        pattern = _BOUNDARY_PATTERN.get(self.boundary)
+        for match in pattern.finditer(text) if pattern else ():
+            yield position, match.start(), False
+            yield match.start(), match.end(), True
+            position = match.end()
+        if position < len(text):
+            yield position, len(text), False
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the tokens; `<eos>` is written as the boundary, `<unk>` as `<unk>`."""
+        decoder = self.decoder()
+        return "".join([decoder.feed(token_id) for token_id in ids]) + decoder.flush()
+
+    def decoder(self, after: str = "") -> "TextDecoder":
+        """A decoder of tokens that come one by one, continuing the text `after`."""
+        return TextDecoder(self, at_start=not after or after[-1].isspace())
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """What each token adds to a text, as UTF-8; for `bpe` a token may hold part of a character."""
+        if self.level == "bpe":
+            table = _byte_alphabet()
+            surfaces = [bytes(table[c] for c in token) if token not in (UNK, EOS) else b"" for token in self.tokens]
+        else:
+            space = " " if self.level == "split" else ""
+            surfaces = [(space + token).encode() for token in self.tokens]
+        surfaces[self.unk_id] = (UNK if self.level in ("char", "bpe") else " " + UNK).encode()
+        surfaces[self.eos_id] = BOUNDARY_TEXT[self.boundary].encode()
+        return surfaces
+
+
+class TextDecoder:
+    """Turns tokens into text as they come, holding back the bytes of an unfinished character.
+
+    `at_start` drops the space that a `split` token or `<unk>` would otherwise put before itself.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, at_start: bool) -> None:
+        self._tokenizer = tokenizer
+        self._at_start = at_start
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token_id: int) -> str:
+        """The text that `token_id` completes; may be empty."""
+        surface = self._tokenizer.token_bytes[token_id]
+        is_eos = token_id == self._tokenizer.eos_id
+        adds_space = not is_eos and (self._tokenizer.level == "split" or token_id == self._tokenizer.unk_id)
+        if self._at_start and adds_space:
+            surface = surface.removeprefix(b" ")
+        self._at_start = is_eos
+        return self._utf8.decode(surface)
+
+    def flush(self) -> str:
+        """What an unfinished character at the end of the text becomes: U+FFFD, or nothing."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _countable(text: str, boundary: Boundary) -> list[str]:
+    """What is left to count once boundaries and literal special tokens are taken out: the library would count those."""
+    pattern = _BOUNDARY_PATTERN.get(boundary)
+    return re.split(f"{UNK}|{EOS}" + (f"|{pattern.pattern}" if pattern else ""), text)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable stand-in of each byte in a byte-level vocabulary (Radford et al. 2019, section 2.2), inverted."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -1,0 +1,224 @@
+"""Text files to token ids: which text is trained on, which is held out, and the vocabulary of the first alone."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.tokenizer import BOUNDARIES, LEVELS, Boundary, Level, Tokenizer
+
+TEXT_SUFFIXES = (".txt", ".text", ".md")
+"""What is read of a folder; a file named outright may be called anything."""
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be trained on, with what to do about it."""
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """How text becomes tokens. None: chosen from the corpus (training/defaults.py)."""
+
+    level: Level | None = None
+    boundary: Boundary | None = None
+    vocabulary_size: int | None = None
+    min_count: int | None = None
+    unwrap: bool = False
+    """Join the lines of a paragraph, for texts wrapped at a fixed width with an empty line between paragraphs."""
+    valid_fraction: float = 0.05
+    test_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.level is not None and self.level not in LEVELS:
+            raise ValueError(f"level: {self.level!r} is not one of {', '.join(LEVELS)}")
+        if self.boundary is not None and self.boundary not in BOUNDARIES:
+            raise ValueError(f"boundary: {self.boundary!r} is not one of {', '.join(BOUNDARIES)}")
+        for name in ("vocabulary_size", "min_count"):
+            value = getattr(self, name)
+            if value is not None and value < (3 if name == "vocabulary_size" else 1):
+                raise ValueError(f"{name}: {value} is too small")
+        if not (0 < self.valid_fraction < 1 and 0 <= self.test_fraction < 1):
+            raise ValueError("valid_fraction and test_fraction are shares of the corpus, between 0 and 1")
+        if self.valid_fraction + self.test_fraction > 0.5:
+            raise ValueError("valid_fraction and test_fraction together leave less than half of the corpus to train on")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The documents of each split, as text."""
+
+    train: list[str]
+    valid: list[str]
+    test: list[str]
+
+
+def find_files(paths: Sequence[Path]) -> list[Path]:
+    """Files as named, and the text files below folders in the order of their names. Raises `CorpusError`."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in TEXT_SUFFIXES)
+            if not found:
+                raise CorpusError(f"{path}: no text files in this folder (looked for *{', *'.join(TEXT_SUFFIXES)})")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise CorpusError(f"{path}: no such file or folder")
+    return list(dict.fromkeys(files))
+
+
+def read_text(path: Path, unwrap: bool = False) -> str:
+    """A UTF-8 file with any line ends. Raises `CorpusError` when it is not text."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{path}: not UTF-8 text (byte {error.start}); convert it, e.g. iconv -f latin1 -t utf-8"
+        ) from None
+    if "\0" in text:
+        raise CorpusError(f"{path}: looks like a binary file (it holds zero bytes)")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return unwrap_lines(text) if unwrap else text
+
+
+def unwrap_lines(text: str) -> str:
+    """One paragraph a line: lines that follow each other are joined, empty lines between paragraphs are dropped."""
+    paragraphs: list[list[str]] = [[]]
+    for line in text.split("\n"):
+        if line.strip():
+            paragraphs[-1].append(line.strip())
+        elif paragraphs[-1]:
+            paragraphs.append([])
+    return "".join(" ".join(lines) + "\n" for lines in paragraphs if lines)
+
+
+def read_splits(train: Sequence[Path], valid: Sequence[Path], test: Sequence[Path], config: CorpusConfig) -> Texts:
+    """Read the files; what is not given as validation or test text is held out of the training text.
+
+    A file given to be held out is never trained on, also when it lies in a folder of the training text. What is held
+    out by itself are whole documents when there are enough of them, else the end of the text.
+    """
+    held_out = {file.resolve() for file in find_files([*valid, *test])}
+    train_files = [file for file in find_files(train) if file.resolve() not in held_out]
+    if not train_files:
+        raise CorpusError("nothing is left to train on: every file is validation or test text")
+    read: Callable[[Path], str] = lambda file: read_text(file, config.unwrap)  # noqa: E731
+    documents = [text for text in map(read, train_files) if text.strip()]
+    if not documents:
+        raise CorpusError("the training text is empty")
+    splits = {
+        "test": [read(file) for file in find_files(test)],
+        "valid": [read(file) for file in find_files(valid)],
+    }
+    for name, fraction in (("test", config.test_fraction), ("valid", config.valid_fraction)):
+        if not splits[name] and fraction:
+            documents, splits[name] = hold_out(documents, fraction)
+    return Texts(documents, splits["valid"], splits["test"])
+
+
+def hold_out(documents: list[str], fraction: float) -> tuple[list[str], list[str]]:
+    """(the rest, about `fraction` of the characters): whole documents, evenly spread, or the end of the text.
+
+    Never at random inside running text: neighbouring lines would be in both parts.
+    """
+    total = sum(map(len, documents))
+    every = round(1 / fraction)
+    spread = documents[every // 2 :: every]
+    share = sum(map(len, spread)) / max(total, 1)
+    if len(documents) >= 20 and 0.3 * fraction < share < 3 * fraction:
+        chosen = set(range(every // 2, len(documents), every))
+        return [text for i, text in enumerate(documents) if i not in chosen], spread
+    wanted = int(total * fraction)
+    rest, held = list(documents), list[str]()
+    while rest and wanted > 0:
+        last = rest.pop()
+        if len(last) > wanted:
+            cut = _cut_position(last, len(last) - wanted)
+            if last[:cut].strip():
+                rest.append(last[:cut])
+            last = last[cut:]
+        wanted -= len(last)
+        held.insert(0, last)
+    held = [text for text in held if text.strip()]
+    if not rest or not held:
+        raise CorpusError("the text is too short to hold a validation part out of it; give more text, or --valid FILE")
+    return rest, held
+
+
+def _cut_position(text: str, position: int) -> int:
+    """The start of the next line after `position`, or of the next word when the text is one line."""
+    line_end = text.find("\n", position)
+    if 0 <= line_end < len(text) - 1:
+        return line_end + 1
+    space = text.find(" ", position)
+    return space if 0 <= space < len(text) - 1 else position
+
+
+@dataclass(frozen=True)
+class Split:
+    """Token ids of one split: documents one after the other, each closed by `<eos>`.
+
+    ids: (N,), int32. starts: (D,), int64, where each document begins. characters, words: of the text, for the figures
+    that are counted per character or per word.
+    """
+
+    ids: Tensor
+    starts: Tensor
+    characters: int
+    words: int
+
+    def documents(self) -> list[Tensor]:
+        """One (n,) int64 tensor a document."""
+        bounds = [*self.starts.tolist(), len(self.ids)]
+        return [self.ids[a:b].long() for a, b in pairwise(bounds)]
+
+
+def tokenize(
+    documents: Sequence[str], tokenizer: Tokenizer, progress: Callable[[Iterable[str]], Iterable[str]] = iter
+) -> Split:
+    """Token ids of documents. An empty list gives an empty split."""
+    parts, starts, position = [torch.zeros(0, dtype=torch.int32)], list[int](), 0
+    for text in progress(documents):
+        part = torch.tensor(tokenizer.encode_document(text), dtype=torch.int32)
+        starts.append(position)
+        position += len(part)
+        parts.append(part)
+    return Split(
+        torch.cat(parts),
+        torch.tensor(starts, dtype=torch.int64),
+        characters=sum(map(len, documents)),
+        words=sum(len(text.split()) for text in documents),
+    )
+
+
+def save_splits(splits: dict[str, Split], path: Path) -> None:
+    """Write tokenized splits, so that a resumed run does not depend on the text files."""
+    tensors = {f"{name}.ids": split.ids for name, split in splits.items()}
+    tensors |= {f"{name}.starts": split.starts for name, split in splits.items()}
+    counts = {f"{name}.{what}": str(getattr(split, what)) for name, split in splits.items() for what in _COUNTS}
+    save_file(tensors, path, metadata=counts)
+
+
+def load_splits(path: Path) -> dict[str, Split]:
+    """Inverse of `save_splits`."""
+    with safe_open(path, framework="pt") as file:
+        counts = file.metadata()
+        names = [key.removesuffix(".ids") for key in file.keys() if key.endswith(".ids")]  # noqa: SIM118
+        return {
+            name: Split(
+                file.get_tensor(f"{name}.ids"),
+                file.get_tensor(f"{name}.starts"),
+                *(int(counts[f"{name}.{what}"]) for what in _COUNTS),
+            )
+            for name in names
+        }
+
+
+_COUNTS = ("characters", "words")
