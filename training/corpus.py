@@ -1,5 +1,6 @@
 """Text files to token ids: which text is trained on, which is held out, and the vocabulary of the first alone."""
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,8 +29,13 @@ class CorpusConfig:
     boundary: Boundary | None = None
     vocabulary_size: int | None = None
     min_count: int | None = None
-    unwrap: bool = False
+    unwrap: bool | None = None
     """Join the lines of a paragraph, for texts wrapped at a fixed width with an empty line between paragraphs."""
+    test_unwrap: bool = False
+    """Do so for the test text alone, where it is laid out unlike the others."""
+    shuffle_lines: bool | None = None
+    """Every line stands alone, as in a list of names: put the lines in a random order (always the same) before any are
+    held out. A sorted list would be validated on letters never seen, and each name would give away the next."""
     valid_fraction: float = 0.05
     test_fraction: float = 0.05
 
@@ -75,15 +81,18 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
 
 def read_text(path: Path, unwrap: bool = False) -> str:
     """A UTF-8 file with any line ends. Raises `CorpusError` when it is not text."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror})") from None
+    if b"\0" in data:
+        raise CorpusError(f"{path}: looks like a binary file, or UTF-16 text (it holds zero bytes); give UTF-8 text")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(
             f"{path}: not UTF-8 text (byte {error.start}); convert it, e.g. iconv -f latin1 -t utf-8"
         ) from None
-    if "\0" in text:
-        raise CorpusError(f"{path}: looks like a binary file (it holds zero bytes)")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return unwrap_lines(text) if unwrap else text
 
@@ -99,28 +108,57 @@ def unwrap_lines(text: str) -> str:
     return "".join(" ".join(lines) + "\n" for lines in paragraphs if lines)
 
 
-def read_splits(train: Sequence[Path], valid: Sequence[Path], test: Sequence[Path], config: CorpusConfig) -> Texts:
-    """Read the files; what is not given as validation or test text is held out of the training text.
+def read_files(
+    train: Sequence[Path], valid: Sequence[Path], test: Sequence[Path], exclude: Sequence[str] = ()
+) -> tuple[Texts, dict[str, list[Path]]]:
+    """The files' texts as they are, and the files of each split.
 
-    A file given to be held out is never trained on, also when it lies in a folder of the training text. What is held
-    out by itself are whole documents when there are enough of them, else the end of the text.
+    A file given to be held out is never trained on, also when it lies in a folder of the training text. `exclude` are
+    patterns (`*.md`, `drafts/*`) of files to leave out of the training text.
     """
-    held_out = {file.resolve() for file in find_files([*valid, *test])}
-    train_files = [file for file in find_files(train) if file.resolve() not in held_out]
-    if not train_files:
-        raise CorpusError("nothing is left to train on: every file is validation or test text")
-    read: Callable[[Path], str] = lambda file: read_text(file, config.unwrap)  # noqa: E731
-    documents = [text for text in map(read, train_files) if text.strip()]
-    if not documents:
-        raise CorpusError("the training text is empty")
-    splits = {
-        "test": [read(file) for file in find_files(test)],
-        "valid": [read(file) for file in find_files(valid)],
-    }
-    for name, fraction in (("test", config.test_fraction), ("valid", config.valid_fraction)):
-        if not splits[name] and fraction:
-            documents, splits[name] = hold_out(documents, fraction)
-    return Texts(documents, splits["valid"], splits["test"])
+    files = {"valid": find_files(valid), "test": find_files(test)}
+    held_out = {file.resolve() for file in (*files["valid"], *files["test"])}
+    files["train"] = [
+        file
+        for file in find_files(train)
+        if file.resolve() not in held_out and not any(file.match(pattern) for pattern in exclude)
+    ]
+    if not files["train"]:
+        raise CorpusError("nothing is left to train on: every file is validation or test text, or excluded")
+    texts = {name: [read_text(file) for file in found] for name, found in files.items()}
+    for name, documents in texts.items():
+        texts[name] = [text for text in documents if text.strip()]
+        if files[name] and not texts[name]:
+            raise CorpusError(f"{files[name][0]}: is empty; there is nothing to read in the {name} text")
+    return Texts(**texts), files
+
+
+def make_splits(texts: Texts, config: CorpusConfig) -> Texts:
+    """Lay the texts out as `config` says, and hold out of the training text the splits that were not given.
+
+    What is held out by itself are whole documents when there are enough of them, else the end of the text.
+    """
+    train, valid, test = texts.train, texts.valid, texts.test
+    if config.unwrap:
+        train, valid = [unwrap_lines(text) for text in train], [unwrap_lines(text) for text in valid]
+    if config.unwrap or config.test_unwrap:
+        test = [unwrap_lines(text) for text in test]
+    if config.shuffle_lines:
+        train = [shuffle_lines("".join(text if text.endswith("\n") else text + "\n" for text in train))]
+    valid_fraction = config.valid_fraction
+    if not test and config.test_fraction:
+        train, test = hold_out(train, config.test_fraction)
+        valid_fraction /= 1 - config.test_fraction  # a share of the whole corpus, not of the rest
+    if not valid:
+        train, valid = hold_out(train, valid_fraction)
+    return Texts(train, valid, test)
+
+
+def shuffle_lines(text: str) -> str:
+    """The lines that are not empty, in an order that depends on the text alone."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    random.Random(0).shuffle(lines)
+    return "".join(line + "\n" for line in lines)
 
 
 def hold_out(documents: list[str], fraction: float) -> tuple[list[str], list[str]]:

@@ -274,11 +274,14 @@ class Trainer:
         _save_atomically(tensors, self.directory / "trainer.safetensors", {"position": json.dumps(position)})
 
     def load(self) -> None:
-        """Continue from what `save` wrote; log lines of steps that were lost are dropped."""
+        """Continue from what `save` wrote, or from the start where it never did; later log lines are dropped."""
         path = self.directory / "trainer.safetensors"
+        if not path.exists():
+            _drop_log_after(self.directory / "log.jsonl", 0)
+            return
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.position = Position(**json.loads(file.metadata()["position"]))
+        self.position = read_position(self.directory)
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, parameter in parameters.items():
@@ -291,6 +294,15 @@ class Trainer:
                 }
         self._state = tensors["state"].to(self.device)
         _drop_log_after(self.directory / "log.jsonl", self.position.step)
+
+
+def read_position(directory: Path) -> Position:
+    """Where the run in `directory` stands, as of its last `save`; the start where there is none."""
+    path = directory / "trainer.safetensors"
+    if not path.exists():
+        return Position()
+    with safe_open(path, framework="pt") as file:
+        return Position(**json.loads(file.metadata()["position"]))
 
 
 def named_weights(model: LanguageModel) -> dict[str, Tensor]:

@@ -1,0 +1,311 @@
+"""The command line: arguments to functions, results to the terminal. It computes nothing itself."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from models.checkpoint import CheckpointError, Storage, load_checkpoint
+from models.network import Cell
+from models.tokenizer import Boundary, Level
+from training.batching import Partition
+from training.corpus import CorpusConfig, CorpusError, find_files, read_text
+from training.defaults import choose_corpus, describe
+from training.display import TrainingDisplay, clock, counting, tracking
+from training.evaluate import Reset, evaluate_texts, lines_of
+from training.export import add_figures, export_run
+from training.plots import PlotError, plot_run, plot_zipf
+from training.recipe import Recipe, RecipeError, override, read_recipe
+from training.run import Run, RunError, check_writable, open_run, prepare_run
+from training.stats import measure
+from training.tables import print_figures, print_plan, print_statistics
+from training.trainer import Precision, TrainingError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="training",
+    help="Train small recurrent language models on your own text. Begin with:  train book.txt --out checkpoints/book",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Texts = Annotated[list[Path] | None, typer.Argument(help="Text files, or folders of them (*.txt, *.text, *.md).")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores unless given.")]
+Device = Annotated[str, typer.Option(help="cpu, or cuda on a machine with a GPU.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+StorageOption = Annotated[Storage | None, typer.Option(help="How the weights are stored: int8 is smallest.")]
+
+
+def option(help: str, panel: str, *names: str, **settings: Any) -> Any:  # noqa: A002
+    """One of the many options of `train`, in its panel of the help."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
+
+
+@app.command()
+def train(
+    texts: Texts = None,
+    out: Annotated[Path | None, typer.Option(help="The checkpoint to write, e.g. checkpoints/book.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file with everything below; options win over it.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder that the recipe's paths start from.")] = None,
+    run: Annotated[Path | None, typer.Option(help="The run directory; runs/NAME unless given.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Delete a run of the same name and start anew.")] = False,
+    threads: Threads = None,
+    device: Device = "cpu",
+    valid: Annotated[list[Path] | None, option("Validation text; never trained on. Repeatable.", "Text")] = None,
+    test: Annotated[list[Path] | None, option("Test text; never trained on. Repeatable.", "Text")] = None,
+    exclude: Annotated[list[str] | None, option("Pattern of files to leave out, e.g. '*.md'.", "Text")] = None,
+    level: Annotated[Level | None, option("What a token is.", "Text")] = None,
+    boundary: Annotated[Boundary | None, option("What ends with <eos>.", "Text")] = None,
+    vocabulary_size: Annotated[int | None, option("Commonest types kept, the special two included.", "Text")] = None,
+    min_count: Annotated[int | None, option("Types seen less often are <unk>.", "Text")] = None,
+    unwrap: Annotated[bool | None, option("Join lines wrapped at a fixed width.", "Text")] = None,
+    test_unwrap: Annotated[bool | None, option("Join them in the test text alone.", "Text")] = None,
+    shuffle_lines: Annotated[bool | None, option("Each line stands alone, as in a list of names.", "Text")] = None,
+    valid_fraction: Annotated[float | None, option("Held out for validation if none is given.", "Text")] = None,
+    test_fraction: Annotated[float | None, option("Held out for test if none is given.", "Text")] = None,
+    description: Annotated[str | None, option("A sentence on the text, for the model card.", "Text")] = None,
+    licence: Annotated[str | None, option("The text's licence, for the model card.", "Text")] = None,
+    cell: Annotated[Cell | None, option("Kind of recurrent layer.", "Network")] = None,
+    embedding_size: Annotated[int | None, option("Width of a token's vector.", "Network")] = None,
+    hidden_sizes: Annotated[str | None, option("Width of each layer, e.g. 512,512.", "Network")] = None,
+    projection_size: Annotated[int | None, option("Width before the output matrix.", "Network")] = None,
+    tied: Annotated[bool | None, option("Output matrix = embedding matrix.", "Network")] = None,
+    steps: Annotated[int | None, option("Optimizer steps.", "Training")] = None,
+    max_minutes: Annotated[float | None, option("Fit the schedule into this much time.", "Training")] = None,
+    batch_size: Annotated[int | None, option("Windows side by side.", "Training")] = None,
+    bptt_length: Annotated[int | None, option("Tokens in a window, where the gradient stops.", "Training")] = None,
+    partition: Annotated[Partition | None, option("Carry the state on, or start windows anew.", "Training")] = None,
+    reset_probability: Annotated[float | None, option("Share of windows from the zero state.", "Training")] = None,
+    dropout: Annotated[float | None, option("Share of non-recurrent connections cut.", "Training")] = None,
+    learning_rate: Annotated[float | None, option("At the top of its schedule.", "Training")] = None,
+    warmup_steps: Annotated[int | None, option("Until the learning rate is there.", "Training")] = None,
+    weight_decay: Annotated[float | None, option("AdamW's, on matrices.", "Training")] = None,
+    clip_norm: Annotated[float | None, option("Longest gradient.", "Training")] = None,
+    precision: Annotated[Precision | None, option("Of matrix products.", "Training")] = None,
+    validate_every: Annotated[int | None, option("Steps between validations.", "Training")] = None,
+    patience: Annotated[int | None, option("Validations without improvement before the end.", "Training")] = None,
+    checkpoint_every: Annotated[int | None, option("Steps that a kill -9 loses at most.", "Training")] = None,
+    seed: Annotated[int | None, option("Of weights, windows and dropout; 0 unless given.", "Training")] = None,
+    storage: Annotated[Storage | None, option("How the checkpoint's weights are stored.", "Export")] = None,
+) -> None:
+    """Train a model and export it. What is not given is chosen from the text.
+
+    Ctrl-C stops after saving; `resume` continues as if nothing had happened, also after a crash.
+    """
+    tables: dict[str, dict[str, Any]] = {
+        "corpus": {
+            "train": _names(texts), "valid": _names(valid), "test": _names(test), "exclude": exclude or None,
+            "level": level, "boundary": boundary, "vocabulary_size": vocabulary_size, "min_count": min_count,
+            "unwrap": unwrap, "test_unwrap": test_unwrap, "shuffle_lines": shuffle_lines,
+            "valid_fraction": valid_fraction, "test_fraction": test_fraction,
+            "description": description, "licence": licence,
+        },
+        "network": {
+            "cell": cell, "embedding_size": embedding_size, "hidden_sizes": _widths(hidden_sizes),
+            "projection_size": projection_size, "tied": tied,
+        },
+        "training": {
+            "steps": steps, "max_minutes": max_minutes, "batch_size": batch_size, "bptt_length": bptt_length,
+            "partition": partition, "reset_probability": reset_probability, "dropout": dropout,
+            "learning_rate": learning_rate, "warmup_steps": warmup_steps, "weight_decay": weight_decay,
+            "clip_norm": clip_norm, "precision": precision, "validate_every": validate_every, "patience": patience,
+            "checkpoint_every": checkpoint_every, "seed": seed,
+        },
+        "export": {"storage": storage},
+    }  # fmt: skip
+    given = {name: {key: value for key, value in table.items() if value is not None} for name, table in tables.items()}
+    asked = override(read_recipe(recipe) if recipe else Recipe(), given)
+    out = out or (Path("checkpoints") / recipe.stem if recipe else None)
+    if out is None:
+        raise RecipeError("--out is missing: where the model goes, e.g. --out checkpoints/book")
+    directory = run or Path("runs") / out.name
+    _use_machine(threads, device)
+    check_writable([out.parent, directory.parent])
+    command = "python -m training " + shlex.join(sys.argv[1:])
+    prepared = prepare_run(directory, asked, data or Path(), command, out, force, tracking(console, "tokenizing"))
+    print_plan(console, prepared)
+    _train_and_export(prepared, out, device, resumed=False)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/book.")],
+    out: Annotated[Path | None, typer.Option(help="The checkpoint to write; that of `train` unless given.")] = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> None:
+    """Continue an interrupted run from its last save, and export it."""
+    opened = open_run(run)
+    out = out or Path(opened.config.out or Path("checkpoints") / run.resolve().name)
+    _use_machine(threads, device)
+    check_writable([out.parent, run])
+    _train_and_export(opened, out, device, resumed=True)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/book; the run may still be going on.")],
+    out: Annotated[Path | None, typer.Option(help="The checkpoint to write; that of `train` unless given.")] = None,
+    storage: StorageOption = None,
+    command: Annotated[str | None, typer.Option(help="What the card gives as the command that made it.")] = None,
+    threads: Threads = None,
+) -> None:
+    """Write the best weights of a run as a checkpoint to serve, evaluated as they are stored."""
+    opened = open_run(run)
+    out = out or Path(opened.config.out or Path("checkpoints") / run.resolve().name)
+    _use_machine(threads)
+    check_writable([out.parent])
+    _export(opened, out, storage, command)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, e.g. checkpoints/book.")],
+    texts: Annotated[list[Path], typer.Argument(help="Text files, or folders of them.")],
+    reset: Annotated[
+        Reset, typer.Option(help="never: each file is one stream. line: each line by itself, as POST /score does.")
+    ] = "never",
+    unwrap: Annotated[bool, typer.Option("--unwrap", help="Join lines wrapped at a fixed width.")] = False,
+    as_json: Json = False,
+    card: Annotated[str | None, typer.Option(help="Write the figures into the model card under this label.")] = None,
+    threads: Threads = None,
+) -> None:
+    """Perplexity and bits per character of a text, exactly, in float32."""
+    _use_machine(threads)
+    loaded = load_checkpoint(checkpoint)
+    contents = [read_text(file, unwrap) for file in find_files(texts)]
+    total = sum(len(text) for text in contents) if loaded.tokenizer.level == "char" else None
+    if reset == "line":
+        total = total and sum(len(line) + 1 for text in contents for line in lines_of(text))
+    with counting(errors, "evaluating", total) as advance:
+        figures = evaluate_texts(loaded.model, loaded.tokenizer, contents, reset, advance)
+    if as_json:
+        typer.echo(json.dumps({"checkpoint": loaded.name, "reset": reset} | figures.to_json()))
+    else:
+        print_figures(console, {f"{loaded.name}, reset {reset}": figures.to_json()})
+    if card is not None:
+        add_figures(checkpoint, card, figures, reset)
+
+
+@app.command()
+def stats(
+    texts: Annotated[list[Path], typer.Argument(help="Text files, or folders of them.")],
+    level: Annotated[Level | None, typer.Option(help="What a token is; words where there are spaces.")] = None,
+    unwrap: Annotated[bool, typer.Option("--unwrap", help="Join lines wrapped at a fixed width.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write the Zipf plot to this PNG file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tokens, types, unknown words by vocabulary size, and Zipf's law. Look here before you train."""
+    contents = [read_text(file, unwrap) for file in find_files(texts)]
+    shape = describe(contents)
+    level = level or ("word" if shape.spaces > 0.05 else "char")
+    statistics, frequencies = measure(contents, level)
+    if as_json:
+        typer.echo(json.dumps(statistics.to_json(), ensure_ascii=False))
+    else:
+        print_statistics(console, statistics)
+        chosen = choose_corpus(CorpusConfig(), shape)
+        layout = ", wrapped lines joined" if chosen.unwrap else ", lines shuffled" if chosen.shuffle_lines else ""
+        console.print(
+            f"`train` would choose level {chosen.level}, boundary {chosen.boundary}{layout}.", highlight=False
+        )
+    if plot is not None:
+        plot_zipf(frequencies, statistics.zipf_exponent, statistics.zipf_constant, plot)
+        errors.print(f"wrote {plot}", highlight=False)
+
+
+@app.command()
+def plot(run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/book.")]) -> None:
+    """Draw the learning curve of a run, finished or not, into its directory."""
+    console.print(f"wrote {plot_run(run)}", highlight=False, soft_wrap=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    try:
+        app(arguments, prog_name="python -m training")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except (CorpusError, RecipeError, RunError, CheckpointError) as error:
+        return _fail(str(error), 2)
+    except ValueError as error:  # NetworkConfig's and TrainingConfig's, which name the field
+        return _fail(str(error), 2)
+    except (TrainingError, PlotError, OSError, MemoryError) as error:
+        return _fail(str(error) or type(error).__name__, 1)
+    except KeyboardInterrupt:
+        return _fail(
+            "interrupted; a run continues from its last save with  python -m training resume runs/NAME", INTERRUPTED
+        )
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    errors.print(f"[bold red]error:[/] {_escape(message)}", highlight=False, soft_wrap=True)
+    return status
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _train_and_export(run: Run, out: Path, device: str, resumed: bool) -> None:
+    trainer = run.trainer(device)
+    if resumed:
+        trainer.load()
+        console.print(f"continuing {run.directory} after step {trainer.position.step}", highlight=False, soft_wrap=True)
+    with TrainingDisplay(console, run.config.training) as display:
+        position = trainer.run(display.report)
+    try:
+        plot_run(run.directory)
+    except PlotError as error:  # a picture is not worth losing the export for
+        errors.print(_escape(f"no learning curve: {error}"), highlight=False, soft_wrap=True)
+    if position.stopped is None:
+        errors.print(
+            f"interrupted after step {position.step}; everything is saved. Continue with\n"
+            f"  python -m training resume {shlex.quote(str(run.directory))}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(INTERRUPTED)
+    console.print(f"{position.stopped}, after {position.step} steps and {clock(position.seconds)}", highlight=False)
+    _export(run, out, None, None)
+
+
+def _export(run: Run, out: Path, storage: Storage | None, command: str | None) -> None:
+    total = sum(len(split.ids) for name, split in run.splits.items() if name != "train")
+    with counting(console, "evaluating", total) as advance:
+        about = export_run(run, out, storage, command, advance)
+    print_figures(console, about["figures"])
+    console.print(f"wrote {out} ({about['weights_bytes'] / 1e6:.2f} MB of weights, {about['storage']})", soft_wrap=True)
+    console.print("serve it:  make serve", highlight=False)
+
+
+def _use_machine(threads: int | None, device: str = "cpu") -> None:
+    torch.set_flush_denormal(True)  # tiny gradients would otherwise cost a hundred times as much
+    if threads:
+        torch.set_num_threads(threads)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RecipeError(f"--device {device}: this torch sees no GPU; leave it out to train on the processor")
+
+
+def _names(paths: list[Path] | None) -> list[str] | None:
+    """Paths of the command line are relative to the current directory, those of a recipe to the data folder."""
+    return [str(path.absolute()) for path in paths] if paths else None
+
+
+def _widths(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(width) for width in text.split(",")]
+    except ValueError:
+        raise RecipeError(f"--hidden-sizes: {text!r} is not a list of widths like 512,512") from None

@@ -1,0 +1,186 @@
+"""Sensible choices for a text nobody has told anything about. Pure functions of what was measured of the text.
+
+What is chosen, and why:
+
+- Characters or words. A word model needs every word often enough to learn it: that takes some millions of characters,
+  and spaces between the words. Below that, and for Chinese or Japanese, characters say more with less. Text that
+  already holds `<unk>` is pre-tokenized, and is split at its spaces.
+- The boundary. One item a line with no empty lines between: `line`. Running text for a character model: `document`,
+  with line ends as ordinary characters. For a word model, whichever of line and paragraph the text is laid out in;
+  lines wrapped at a fixed width are joined, since where they break means nothing.
+- Short items that stand alone (names, words, molecules) are shuffled, and read in random windows: there is no context
+  to carry from one to the next.
+- The network grows with the text, and dropout with parameters per training token.
+- Steps: as many as fit into about ten minutes on two cores, and no more than `MAX_EPOCHS` readings of the text. They
+  are a number of steps, not of minutes, so that the same command gives the same model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+
+from models.network import LanguageModel, NetworkConfig
+from models.tokenizer import Boundary, Level
+from training.corpus import CorpusConfig
+from training.trainer import TrainingConfig
+
+SAMPLE_CHARACTERS = 2_000_000
+WORD_LEVEL_CHARACTERS = 5_000_000
+BUDGET_SECONDS = 600
+MAX_EPOCHS = 40
+
+NATIVE_FLOPS, PLAIN_FLOPS = 5e11, 1.2e11
+"""Sustained by two cores while training, with and without native bfloat16 products."""
+SECONDS_PER_TOKEN = 1.5e-5
+"""What a token costs whatever the size of the network."""
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """What the choices are made from; everything but `characters` is measured on a sample.
+
+    line_length: mean over lines that are not empty. empty_lines: their share of all lines. spaces: share of
+    characters. wrapped: lines are broken at a fixed width. pretokenized: the text holds `<unk>` as a word.
+    """
+
+    characters: int
+    line_length: float
+    empty_lines: float
+    spaces: float
+    alphabet: int
+    wrapped: bool
+    pretokenized: bool
+
+    @property
+    def is_list(self) -> bool:
+        """One item a line."""
+        return self.empty_lines < 0.02 and self.line_length <= 200 and not self.wrapped
+
+    @property
+    def is_list_of_short_items(self) -> bool:
+        """Items like names, where a line owes nothing to the line before."""
+        return self.is_list and self.line_length <= 40
+
+
+def describe(documents: Sequence[str]) -> TextShape:
+    """Measure the layout of a text on a sample of it."""
+    share = max(20_000, SAMPLE_CHARACTERS // max(1, len(documents)))
+    sample = "\n".join(text[:share] for text in documents)[:SAMPLE_CHARACTERS]
+    lines = sample.rstrip("\n").split("\n")
+    lengths = sorted(len(line.strip()) for line in lines if line.strip()) or [0]
+    return TextShape(
+        characters=sum(map(len, documents)),
+        line_length=sum(lengths) / len(lengths),
+        empty_lines=sum(not line.strip() for line in lines) / len(lines),
+        spaces=sample.count(" ") / max(1, len(sample)),
+        alphabet=len(set(sample)),
+        wrapped=_is_wrapped(lengths),
+        pretokenized=sample.count(" <unk> ") > len(sample) / 20_000,
+    )
+
+
+def _is_wrapped(lengths: list[int]) -> bool:
+    """Whether most lines are nearly as long as the longest, and those as long as a line of print. lengths: sorted."""
+    if len(lengths) < 20:
+        return False
+    longest = lengths[int(0.98 * (len(lengths) - 1))]
+    return 50 <= longest <= 100 and median(lengths) >= 0.85 * longest
+
+
+def choose_corpus(given: CorpusConfig, shape: TextShape) -> CorpusConfig:
+    """Fill in what was not given."""
+    level = given.level or _level(shape)
+    unwrap = given.unwrap
+    if unwrap is None:
+        unwrap = level in ("word", "bpe") and shape.wrapped and shape.empty_lines > 0 and given.boundary is None
+    shuffle = given.shuffle_lines
+    if shuffle is None:
+        shuffle = shape.is_list_of_short_items and level == "char" and given.boundary in (None, "line")
+    boundary = given.boundary or ("line" if unwrap or shuffle else _boundary(level, shape))
+    alphabet_is_large = level == "char" and shape.alphabet > 300
+    min_count = {"char": 2 if alphabet_is_large else 1, "word": 3, "split": 1, "bpe": 1}[level]
+    sizes = {"char": 20_000, "word": 20_000, "split": 50_000, "bpe": 8_192}
+    return replace(
+        given,
+        level=level,
+        boundary=boundary,
+        unwrap=unwrap,
+        shuffle_lines=shuffle,
+        vocabulary_size=given.vocabulary_size or sizes[level],
+        min_count=given.min_count or min_count,
+    )
+
+
+def _level(shape: TextShape) -> Level:
+    if shape.pretokenized:
+        return "split"
+    has_words = shape.spaces > 0.05 and not shape.is_list_of_short_items
+    return "word" if has_words and shape.characters >= WORD_LEVEL_CHARACTERS else "char"
+
+
+def _boundary(level: Level, shape: TextShape) -> Boundary:
+    if shape.is_list or level == "split":
+        return "line"
+    if level == "char":
+        return "document"
+    return "paragraph" if shape.empty_lines >= 0.02 else "line"
+
+
+def choose_network(given: Mapping[str, Any], level: Level, vocabulary_size: int, train_tokens: int) -> NetworkConfig:
+    """The network for `train_tokens` tokens of training text; what is given stays as it is."""
+    chosen: dict[str, Any] = {"vocabulary_size": vocabulary_size}
+    large_vocabulary = vocabulary_size >= 2_000
+    if train_tokens < 50_000:
+        chosen |= {"embedding_size": 64 if large_vocabulary else 32, "hidden_sizes": (128,)}
+    elif train_tokens < 600_000:
+        chosen |= {"embedding_size": 128 if large_vocabulary else 64, "hidden_sizes": (256,)}
+    else:
+        chosen |= {"embedding_size": 256 if large_vocabulary else 64, "hidden_sizes": (512, 512)}
+    # With thousands of types the output matrix is most of the model: share it with the embedding.
+    chosen["tied"] = large_vocabulary or level in ("word", "split")
+    chosen |= given
+    if chosen["tied"] and chosen["hidden_sizes"][-1] != chosen["embedding_size"]:
+        chosen.setdefault("projection_size", chosen["embedding_size"])
+    return NetworkConfig(**chosen)
+
+
+def choose_training(
+    given: Mapping[str, Any], network: NetworkConfig, train_tokens: int, independent_lines: bool, native_bfloat16: bool
+) -> TrainingConfig:
+    """How to train `network` on `train_tokens` tokens; what is given stays as it is.
+
+    independent_lines: the text is a shuffled list. native_bfloat16: the processor multiplies bfloat16 by itself.
+    """
+    with torch.device("meta"):
+        parameters = LanguageModel(network).num_parameters()
+    bptt_length = 128 if network.vocabulary_size < 2_000 and train_tokens > 500_000 else 64
+    bptt_length = given.get("bptt_length", max(4, min(bptt_length, train_tokens // 16)))
+    # At least eight batches an epoch; a large batch uses the cores better, a small one takes more steps.
+    batch_size = given.get("batch_size", max(1, min(64, train_tokens // (8 * bptt_length))))
+    tokens_per_batch = batch_size * bptt_length
+    seconds = 6 * parameters / (NATIVE_FLOPS if native_bfloat16 else PLAIN_FLOPS) + SECONDS_PER_TOKEN
+    steps = min(BUDGET_SECONDS / seconds, MAX_EPOCHS * train_tokens) / tokens_per_batch
+    steps = given.get("steps", max(50, round(steps)))
+    validate_every = max(10, min(500, steps // 40))
+    chosen: dict[str, Any] = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "bptt_length": bptt_length,
+        "partition": "random" if independent_lines else "sequential",
+        "dropout": _dropout(parameters / max(1, train_tokens)),
+        "learning_rate": 2e-3 if max(network.hidden_sizes) >= 512 else 4e-3,
+        "warmup_steps": min(100, steps // 10),
+        "weight_decay": 0.05,
+        "validate_every": validate_every,
+        "checkpoint_every": min(100, validate_every),
+    }
+    return TrainingConfig(**{**chosen, **given})
+
+
+def _dropout(parameters_per_token: float) -> float:
+    """Little text for many parameters is learned by heart unless some of them are taken away."""
+    steps = ((0.3, 0.0), (1.0, 0.1), (2.5, 0.2), (6.0, 0.3))
+    return next((dropout for limit, dropout in steps if parameters_per_token < limit), 0.4)

@@ -1,0 +1,156 @@
+"""A run's best weights as a checkpoint to serve: quantised, evaluated as stored, and described on a card."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from models.checkpoint import WEIGHTS, Checkpoint, Storage, load_checkpoint, save_checkpoint, update_about
+from models.generation import GenerationParams, generate
+from models.network import LanguageModel
+from models.sampling import SamplingParams
+from training.card import render_card
+from training.corpus import Split
+from training.evaluate import Figures, Reset, evaluate_split, ignore
+from training.run import Run, RunError
+from training.trainer import Position, read_position
+
+BEST = "best.safetensors"
+
+SAMPLE_TEMPERATURE = 0.8
+
+
+def best_model(run: Run) -> LanguageModel:
+    """The network with the weights of the best validation. Raises `RunError` before the first one."""
+    path = run.directory / BEST
+    if not path.is_file():
+        raise RunError(
+            f"{run.directory}: nothing to export before the first validation "
+            f"(step {run.config.training.validate_every}); continue with  python -m training resume {run.directory}"
+        )
+    model = LanguageModel(run.config.network)
+    weights = load_file(path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    return model.eval().requires_grad_(False)
+
+
+def export_run(
+    run: Run,
+    out: Path,
+    storage: Storage | None = None,
+    command: str | None = None,
+    on_tokens: Callable[[int], None] = ignore,
+) -> dict[str, Any]:
+    """Write the checkpoint `out`, replacing an older one there; returns what its card tells.
+
+    storage, command: None takes the run's own. on_tokens: told of the evaluation's progress.
+    """
+    storage = storage or run.config.storage
+    model, tokenizer = best_model(run), run.tokenizer
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / out.name
+        save_checkpoint(directory, model, tokenizer, storage)
+        stored = load_checkpoint(directory)
+        weights_bytes = (directory / WEIGHTS).stat().st_size
+    splits = {name: split for name, split in run.splits.items() if name != "train" and len(split.ids)}
+    figures = {
+        {"valid": "validation", "test": "test"}[name]: figures_row(
+            evaluate_split(stored.model, split, tokenizer, on_tokens), "never"
+        )
+        for name, split in splits.items()
+    }
+    about = describe_run(run, stored) | {
+        "name": out.name,
+        "command": command or run.config.command,
+        "storage": storage,
+        "weights_bytes": weights_bytes,
+        "figures": figures,
+        "samples": make_samples(stored),
+    }
+    save_checkpoint(out, model, tokenizer, storage, about, render_card(about))
+    return about
+
+
+def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:
+    """What a card says of text, network and training."""
+    config = run.config
+    position = read_position(run.directory)
+    tokens_per_step = config.training.batch_size * config.training.bptt_length
+    return {
+        "description": config.description,
+        "licence": config.licence,
+        "created": config.created,
+        "sources": config.sources,
+        "corpus": {
+            name: _split_row(split, stored.tokenizer.unk_id)
+            for name, split in ((name, run.splits[name]) for name in ("train", "valid", "test"))
+            if len(split.ids)
+        },
+        "level": stored.tokenizer.level,
+        "boundary": stored.tokenizer.boundary,
+        "vocabulary": len(stored.tokenizer),
+        "parameters": stored.model.num_parameters(),
+        "network": config.network.to_json(),
+        "training": asdict(config.training),
+        "corpus_options": asdict(config.corpus),
+        "hardware": config.hardware,
+    } | _progress(position, tokens_per_step, len(run.splits["train"].ids))
+
+
+def _progress(position: Position, tokens_per_step: int, train_tokens: int) -> dict[str, Any]:
+    seen = position.step * tokens_per_step
+    return {
+        "steps": position.step,
+        "tokens_seen": seen,
+        "epochs": seen / train_tokens,
+        "best_step": position.best_step or position.step,
+        "minutes": position.seconds / 60,
+    }
+
+
+def _split_row(split: Split, unk_id: int) -> dict[str, Any]:
+    return {
+        "documents": len(split.starts),
+        "characters": split.characters,
+        "words": split.words,
+        "tokens": len(split.ids),
+        "oov_rate": (split.ids == unk_id).double().mean().item(),
+    }
+
+
+def figures_row(figures: Figures, reset: Reset) -> dict[str, Any]:
+    """A row of the card's table."""
+    return {"reset": reset} | figures.to_json()
+
+
+def add_figures(directory: Path, label: str, figures: Figures, reset: Reset) -> None:
+    """Put a row into a checkpoint's card, over one of the same label; weights stay as they are."""
+    about = load_checkpoint(directory).about
+    if "corpus" not in about:
+        raise RunError(f"{directory}: has no card to write into (it was not written by the export of a run)")
+    about = about | {"figures": about.get("figures", {}) | {label: figures_row(figures, reset)}}
+    update_about(directory, about, render_card(about))
+
+
+def make_samples(stored: Checkpoint) -> list[dict[str, Any]]:
+    """A few texts from an empty prompt: whole lines or paragraphs, or the beginning of a document."""
+    short = stored.tokenizer.boundary != "document"
+    length = 300 if stored.tokenizer.level in ("char", "bpe") else 60
+    samples = []
+    for seed in range(1, 6 if short else 3):
+        params = GenerationParams(
+            max_tokens=length,
+            min_tokens=1,
+            seed=seed,
+            ignore_eos=not short,
+            sampling=SamplingParams(temperature=SAMPLE_TEMPERATURE),
+        )
+        text, _ = generate(stored.model, stored.tokenizer, "", params)
+        samples.append({"text": text, "seed": seed, "temperature": SAMPLE_TEMPERATURE})
+    return samples

@@ -1,0 +1,89 @@
+"""PNG pictures of a run's log and of a text's word frequencies. matplotlib is an extra, imported when first needed."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+CURVE = "curve.png"
+
+
+class PlotError(RuntimeError):
+    """No picture could be made."""
+
+
+def _figure(width: float = 9, height: float = 5) -> tuple[Any, Any]:
+    """A figure and its axes, drawn without a display, and without pyplot's global state."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise PlotError("pictures need matplotlib: pip install 'carousel-lm[train]'") from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl; one that is cut short is left out. Raises `PlotError` when there is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise PlotError(f"{path}: cannot be read ({error.strerror})") from None
+    entries = []
+    for line in lines:
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return entries
+
+
+def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
+    """Exponential moving average, corrected for its start (Kingma & Ba 2015, section 3)."""
+    smoothed, average = [], 0.0
+    for count, value in enumerate(values, 1):
+        average = weight * average + (1 - weight) * value
+        smoothed.append(average / (1 - weight**count))
+    return smoothed
+
+
+def plot_run(directory: Path) -> Path:
+    """Write curve.png: training and validation loss in nats per token, and the learning rate, against steps."""
+    entries = read_log(directory / "log.jsonl")
+    train = [(entry["step"], entry["loss_nats"]) for entry in entries if "loss_nats" in entry]
+    valid = [(entry["step"], entry["valid_nats"]) for entry in entries if "valid_nats" in entry]
+    if not train:
+        raise PlotError(f"{directory / 'log.jsonl'}: no steps to plot yet")
+    figure, axes = _figure()
+    steps, losses = zip(*train, strict=True)
+    axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
+    axes.plot(steps, smooth(losses), color="tab:blue", label="training, smoothed")
+    if valid:
+        axes.plot(*zip(*valid, strict=True), color="tab:red", marker=".", label="validation")
+    axes.set(xlabel="step", ylabel="nats per token", title=directory.name)
+    axes.set_ylim(top=min(max(losses), 1.15 * smooth(losses)[min(5, len(losses) - 1)]))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper right")
+    rate = axes.twinx()
+    rate.plot([entry["step"] for entry in entries], [entry["learning_rate"] for entry in entries], color="gray", ls=":")
+    rate.set_ylabel("learning rate (dotted)")
+    path = directory / CURVE
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def plot_zipf(counts: Sequence[int], exponent: float, constant: float, path: Path) -> None:
+    """Frequency against rank on logarithmic axes, with the fitted line. counts: descending."""
+    figure, axes = _figure(7, 5)
+    axes.loglog(range(1, len(counts) + 1), counts, ".", markersize=3, label="types")
+    ends = [1, len(counts)]
+    line = [constant * rank**-exponent for rank in ends]
+    axes.loglog(ends, line, color="tab:red", linewidth=1, label=f"frequency ∝ rank^-{exponent:.2f}")
+    axes.set(xlabel="rank", ylabel="frequency")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise PlotError(f"{path}: cannot be written ({error})") from None

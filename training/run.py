@@ -1,0 +1,244 @@
+"""The run directory: everything that a training run is made of, so that it can be resumed, plotted and exported.
+
+runs/NAME/
+  run.json              network, corpus and training configurations, sources, the command: written once, at the start
+  tokenizer.json        built from the training text
+  corpus.safetensors    the tokenized splits: resuming does not need the text files
+  trainer.safetensors   weights, optimizer, state and position, to resume from (training/trainer.py)
+  best.safetensors      the weights with the best validation, to export
+  log.jsonl, curve.png
+"""
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.checkpoint import Storage
+from models.network import NetworkConfig
+from models.tokenizer import Tokenizer
+from training.corpus import (
+    CorpusConfig,
+    CorpusError,
+    Split,
+    load_splits,
+    make_splits,
+    read_files,
+    save_splits,
+    tokenize,
+)
+from training.defaults import choose_corpus, choose_network, choose_training, describe
+from training.recipe import Recipe
+from training.trainer import Trainer, TrainingConfig, resolve_precision
+
+FORMAT_VERSION = 1
+
+CORPUS, TOKENIZER, DESCRIPTION = "corpus.safetensors", "tokenizer.json", "run.json"
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used, with what to do about it."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The content of run.json. sources: the text files of each split, by the names they were given."""
+
+    network: NetworkConfig
+    corpus: CorpusConfig
+    training: TrainingConfig
+    sources: dict[str, list[str]]
+    description: str | None
+    licence: str | None
+    command: str
+    out: str | None
+    storage: Storage
+    hardware: str
+    created: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format_version": FORMAT_VERSION} | asdict(self) | {"network": self.network.to_json()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "RunConfig":
+        """Inverse of `to_json`. Raises `ValueError`, `TypeError` or `KeyError` on anything else."""
+        if values.pop("format_version") != FORMAT_VERSION:
+            raise ValueError("written by another version")
+        values["network"] = NetworkConfig.from_json(values["network"])
+        values["corpus"] = CorpusConfig(**values["corpus"])
+        values["training"] = TrainingConfig(**values["training"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that has been prepared."""
+
+    directory: Path
+    config: RunConfig
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        return load_splits(self.directory / CORPUS)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        level, boundary = self.config.corpus.level, self.config.corpus.boundary
+        assert level is not None
+        assert boundary is not None
+        return Tokenizer.from_bytes((self.directory / TOKENIZER).read_bytes(), level, boundary)
+
+    def trainer(self, device: str = "cpu") -> Trainer:
+        """At the first step; `load` it to continue."""
+        splits, config = self.splits, self.config
+        return Trainer(
+            config.network,
+            config.training,
+            splits["train"].ids,
+            splits["valid"].ids,
+            self.tokenizer.eos_id,
+            self.directory,
+            device,
+        )
+
+
+def prepare_run(
+    directory: Path,
+    recipe: Recipe,
+    data: Path,
+    command: str,
+    out: Path | None = None,
+    force: bool = False,
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+) -> Run:
+    """Read the text, choose what was not given, and write a run directory that is there whole or not at all.
+
+    data: the folder that the recipe's paths start from. progress: wraps the documents as they are tokenized.
+    Raises `RunError` when the directory exists and not `force`, `CorpusError` or `ValueError` on what cannot be
+    trained.
+    """
+    if directory.exists() and not force:
+        raise RunError(
+            f"{directory}: this run exists already. Continue it:  python -m training resume {directory}\n"
+            "or start it anew with --force (the old run is deleted), or give another --run"
+        )
+    corpus, tokenizer, splits, files = read_corpus(recipe, data, progress)
+    assert corpus.level is not None
+    train_tokens = len(splits["train"].ids)
+    network = choose_network(recipe.network, corpus.level, len(tokenizer), train_tokens)
+    native = resolve_precision("auto", torch.device("cpu")) == torch.bfloat16
+    training = choose_training(recipe.training, network, train_tokens, bool(corpus.shuffle_lines), native)
+    config = RunConfig(
+        network=network,
+        corpus=corpus,
+        training=training,
+        sources={name: [_shown(file, data) for file in found] for name, found in files.items()},
+        description=recipe.sources.description,
+        licence=recipe.sources.licence,
+        command=command,
+        out=str(out) if out else None,
+        storage=recipe.export.storage,
+        hardware=hardware(),
+        created=datetime.now(UTC).date().isoformat(),
+    )
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        tokenizer.save(temporary / TOKENIZER)
+        save_splits(splits, temporary / CORPUS)
+        write_config(config, temporary)
+        Run(temporary, config).trainer()  # so that what cannot be trained is said before the old run is gone
+        if directory.exists():
+            shutil.rmtree(directory)
+        temporary.chmod(0o755)
+        temporary.replace(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Run(directory, config)
+
+
+def read_corpus(
+    recipe: Recipe, data: Path, progress: Callable[[Iterable[str]], Iterable[str]] = iter
+) -> tuple[CorpusConfig, Tokenizer, dict[str, Split], dict[str, list[Path]]]:
+    """The text of a recipe, tokenized: the configuration in full, the tokenizer, the splits, the files of each."""
+    sources = recipe.sources
+    if not sources.train:
+        raise CorpusError("no text to train on: name files or folders, or a recipe that does")
+    train, valid, test = ([data / name for name in names] for names in (sources.train, sources.valid, sources.test))
+    texts, files = read_files(train, valid, test, sources.exclude)
+    corpus = choose_corpus(recipe.corpus, describe(texts.train))
+    assert corpus.level is not None
+    assert corpus.boundary is not None
+    texts = make_splits(texts, corpus)
+    tokenizer = Tokenizer.train(
+        texts.train, corpus.level, corpus.boundary, corpus.vocabulary_size, corpus.min_count or 1
+    )
+    splits = {
+        "train": tokenize(texts.train, tokenizer, progress),
+        "valid": tokenize(texts.valid, tokenizer),
+        "test": tokenize(texts.test, tokenizer),
+    }
+    if len(splits["train"].ids) < 64:
+        raise CorpusError(
+            f"{len(splits['train'].ids)} tokens of training text are too few to learn from; "
+            f"give at least some thousand {'characters' if corpus.level == 'char' else 'words'}"
+        )
+    return corpus, tokenizer, splits, files
+
+
+def open_run(directory: Path) -> Run:
+    """An existing run. Raises `RunError`."""
+    path = directory / DESCRIPTION
+    try:
+        config = RunConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise RunError(f"{directory}: not a run (there is no {DESCRIPTION} in it)") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path}: cannot be read ({error})") from None
+    for name in (TOKENIZER, CORPUS):
+        if not (directory / name).is_file():
+            raise RunError(f"{directory / name}: is missing")
+    return Run(directory, config)
+
+
+def write_config(config: RunConfig, directory: Path) -> None:
+    text = json.dumps(config.to_json(), indent=2, ensure_ascii=False) + "\n"
+    (directory / DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def check_writable(directories: Sequence[Path]) -> None:
+    """Make the directories, and write into each. Raises `RunError`: better now than after an hour of training."""
+    for directory in directories:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        except OSError as error:
+            raise RunError(f"{directory}: cannot be written to ({error.strerror})") from None
+
+
+def hardware() -> str:
+    """The processor's name, and how many cores this process may use."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{name}, {cores} {'core' if cores == 1 else 'cores'}"
+
+
+def _shown(file: Path, data: Path) -> str:
+    """A file by its name below the data folder, where it is below it."""
+    try:
+        return file.relative_to(data).as_posix()
+    except ValueError:
+        return file.name if file.is_absolute() else file.as_posix()
