@@ -5,6 +5,7 @@ Every figure is a pure function of natural-log probabilities and counts; units r
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -73,3 +74,49 @@ def perplexity(logprob: float, tokens: int) -> float | None:
 def bits_per_character(logprob: float, characters: int) -> float | None:
     """-logprob / (ln 2 * characters); None over no characters."""
     return -logprob / (math.log(2) * characters) if characters else None
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """One token under the model's own distribution: temperature 1, before any filter.
+
+    rank: 1 is the likeliest; equals share the best rank. top: (token id, logprob) of the likeliest tokens, best first.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def score_targets(logits: Tensor, targets: Sequence[int], top: int = 0) -> list[TokenScore]:
+    """Scores of one target for each row of logits. logits: (N, V)."""
+    ids = torch.tensor(targets, device=logits.device)[:, None]
+    logprobs = torch.log_softmax(logits.float(), dim=1)
+    chosen = logprobs.gather(1, ids)
+    ranks = (logprobs > chosen).sum(dim=1) + 1
+    if not top:
+        return [TokenScore(*row) for row in zip(targets, chosen[:, 0].tolist(), ranks.tolist(), strict=True)]
+    best = logprobs.topk(min(top, logprobs.shape[1]), dim=1)
+    pairs = [
+        tuple(zip(ids, values, strict=True))
+        for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+    return [TokenScore(*row) for row in zip(targets, chosen[:, 0].tolist(), ranks.tolist(), pairs, strict=True)]
+
+
+def scoring_plan(token_ids: Sequence[int], eos_id: int, bos: bool, eos: bool) -> tuple[list[int], list[int | None]]:
+    """What the network consumes to score a text, and what is predicted on the way.
+
+    Returns (inputs, targets) with len(targets) = len(inputs) + 1: targets[k] is predicted after k inputs; None is not
+    scored. As in KenLM, `bos` says that the text starts a sentence, `eos` that its end is predicted. For `a b`:
+
+        bos, eos      inputs  <eos> a b      targets  None a b <eos>
+        bos only      inputs  <eos> a b      targets  None a b None
+        eos only      inputs  a b            targets  None b <eos>       the first token only conditions
+        neither       inputs  a b            targets  None b None
+    """
+    inputs = [eos_id, *token_ids] if bos else list(token_ids)
+    if not inputs:
+        return [], [None]
+    return inputs, [None, *inputs[1:], eos_id if eos else None]

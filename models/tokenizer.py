@@ -191,6 +191,10 @@ class Tokenizer:
         """A decoder of tokens that come one by one, continuing the text `after`."""
         return TextDecoder(self, at_start=not after or after[-1].isspace())
 
+    def surface(self, token_id: int) -> str:
+        """What one token looks like in a text; bytes that are no whole character show as U+FFFD."""
+        return self.token_bytes[token_id].decode("utf-8", "replace")
+
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """What each token adds to a text, as UTF-8; for `bpe` a token may hold part of a character."""

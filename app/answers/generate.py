@@ -1,0 +1,141 @@
+"""/generate: completions of prompts."""
+
+import secrets
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from app.answers.tokens import top_tokens
+from app.engine.sequence import Progress, Sequence
+from app.registry import ServedModel
+from app.schemas import Choice, GeneratedToken, GenerateRequest, GenerateResponse, StreamedText, StreamEnd, Usage
+from models.generation import Completion, GenerationParams, prompt_inputs
+from models.sampling import SamplingParams
+from models.scoring import TokenScore
+
+
+@dataclass
+class Generation:
+    """A request on its way: its identity, its seed, and one sequence a choice."""
+
+    id: str
+    served: ServedModel
+    seed: int
+    sequences: list[Sequence]
+    choices_per_prompt: int
+
+    def usage(self) -> Usage:
+        """Prompt tokens count once for each prompt, without the start symbol."""
+        prompts = self.sequences[:: self.choices_per_prompt]
+        return Usage(
+            prompt_tokens=sum(len(s.completion.prompt_ids) for s in prompts if s.completion),
+            completion_tokens=sum(len(s.completion.token_ids) for s in self.sequences if s.completion),
+        )
+
+
+def plan(body: GenerateRequest, served: ServedModel) -> Generation:
+    """One sequence for each choice of each prompt: `index = prompt_index * n + choice`."""
+    seed = secrets.randbits(63) if body.seed is None else body.seed
+    sampling = SamplingParams(
+        temperature=body.temperature,
+        top_k=body.top_k,
+        top_p=body.top_p,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias={int(key): bias for key, bias in body.logit_bias.items()},
+    )
+    tokenizer = served.checkpoint.tokenizer
+    sequences = []
+    for prompt in body.prompt:
+        inputs = prompt_inputs(tokenizer, prompt)
+        for choice in range(body.n):
+            params = GenerationParams(
+                max_tokens=body.max_tokens,
+                min_tokens=body.min_tokens,
+                stop=body.stop,
+                ignore_eos=body.ignore_eos,
+                allow_unk=body.allow_unk,
+                seed=seed,
+                choice=choice,
+                sampling=sampling,
+            )
+            completion = Completion(params, tokenizer, prompt, inputs[1:], position=len(inputs))
+            sequences.append(
+                Sequence(inputs, completion=completion, report_tokens=body.logprobs is not None, top=body.logprobs or 0)
+            )
+    return Generation(f"gen-{uuid.uuid4().hex}", served, seed, sequences, body.n)
+
+
+async def answer(body: GenerateRequest, served: ServedModel, timeout_seconds: float) -> GenerateResponse:
+    """The whole answer at once."""
+    generation = plan(body, served)
+    texts = [""] * len(generation.sequences)
+    tokens: list[list[GeneratedToken]] = [[] for _ in generation.sequences]
+    async with aclosing(served.engine.stream(generation.sequences, timeout_seconds)) as events:
+        async for event in events:
+            for progress in event:
+                texts[progress.index] += progress.text
+                tokens[progress.index] += _tokens(progress, served)
+    choices = []
+    for index, sequence in enumerate(generation.sequences):
+        assert sequence.completion is not None
+        assert sequence.completion.finish_reason is not None
+        choice = Choice(
+            index=index,
+            prompt_index=index // body.n,
+            text=texts[index],
+            finish_reason=sequence.completion.finish_reason,
+        )
+        if body.logprobs is not None:
+            choice.tokens = tokens[index]
+        choices.append(choice)
+    return GenerateResponse(
+        id=generation.id,
+        model=served.name,
+        backend=served.engine.backend,
+        choices=choices,
+        usage=generation.usage(),
+        seed=generation.seed,
+    )
+
+
+async def stream(
+    body: GenerateRequest, served: ServedModel, timeout_seconds: float
+) -> AsyncGenerator[StreamedText | StreamEnd]:
+    """The answer as it comes: an event for each token and choice, and what belongs to the whole at the end."""
+    generation = plan(body, served)
+    async with aclosing(served.engine.stream(generation.sequences, timeout_seconds)) as events:
+        async for event in events:
+            for progress in event:
+                completion = generation.sequences[progress.index].completion
+                assert completion is not None
+                streamed = StreamedText(
+                    index=progress.index,
+                    prompt_index=progress.index // body.n,
+                    text=progress.text,
+                    finish_reason=completion.finish_reason if progress.finished else None,
+                )
+                if body.logprobs is not None:
+                    streamed.tokens = _tokens(progress, served)
+                yield streamed
+    yield StreamEnd(
+        id=generation.id,
+        model=served.name,
+        backend=served.engine.backend,
+        usage=generation.usage(),
+        seed=generation.seed,
+    )
+
+
+def _tokens(progress: Progress, served: ServedModel) -> list[GeneratedToken]:
+    return [_token(progress.score, served)] if progress.score is not None else []
+
+
+def _token(score: TokenScore, served: ServedModel) -> GeneratedToken:
+    tokenizer = served.checkpoint.tokenizer
+    # A drawn <eos> ends the text and has none of its own.
+    text = "" if score.token_id == tokenizer.eos_id else tokenizer.surface(score.token_id)
+    return GeneratedToken(id=score.token_id, text=text, logprob=score.logprob, top=top_tokens(score, tokenizer))

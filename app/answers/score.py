@@ -1,0 +1,105 @@
+"""/score: how probable texts are."""
+
+import math
+import uuid
+from dataclasses import dataclass
+
+from app.answers.tokens import top_tokens
+from app.engine.sequence import Sequence
+from app.registry import ServedModel
+from app.schemas import Score, ScoreRequest, ScoreResponse, TokenDetail
+from models.scoring import TokenScore, bits_per_character, perplexity, scoring_plan
+from models.tokenizer import Encoding, Tokenizer
+
+
+@dataclass(frozen=True)
+class _Text:
+    """One text to score. encoding: its own tokens, offsets into it; skipped: tokens of the context before them."""
+
+    text: str
+    encoding: Encoding
+    skipped: int
+    sequence: Sequence
+
+
+async def answer(body: ScoreRequest, served: ServedModel, timeout_seconds: float) -> ScoreResponse:
+    """Score every text of a request."""
+    texts = [_plan(text, body, served.checkpoint.tokenizer) for text in body.text]
+    await served.engine.run([text.sequence for text in texts], timeout_seconds)
+    scores = [_score(text, body, served.checkpoint.tokenizer) for text in texts]
+    totals = [score.logprob for score in scores]
+    best = max(range(len(totals)), key=totals.__getitem__)
+    shares = [math.exp(total - totals[best]) for total in totals]
+    return ScoreResponse(
+        id=f"score-{uuid.uuid4().hex}",
+        model=served.name,
+        backend=served.engine.backend,
+        scores=scores,
+        best=best,
+        probabilities=[share / sum(shares) for share in shares],
+    )
+
+
+def _plan(text: str, body: ScoreRequest, tokenizer: Tokenizer) -> _Text:
+    context = body.context or ""
+    whole = tokenizer.encode(context + text)
+    # Tokens that begin at or after the end of the context are the text's own.
+    skipped = sum(start < len(context) for start, _ in whole.offsets)
+    inputs, targets = scoring_plan(whole.ids, tokenizer.eos_id, body.bos, body.eos)
+    first = skipped + 1 if body.bos else skipped  # target of the text's first token
+    targets = [target if k >= first else None for k, target in enumerate(targets)]
+    own = Encoding(
+        whole.ids[skipped:],
+        [(start - len(context), end - len(context)) for start, end in whole.offsets[skipped:]],
+    )
+    return _Text(text, own, skipped, Sequence(inputs, targets=targets, top=body.top))
+
+
+def _score(text: _Text, body: ScoreRequest, tokenizer: Tokenizer) -> Score:
+    scored = text.sequence.scores
+    logprob = math.fsum(score.logprob for score in scored)
+    unknown = [score.logprob for score in scored if score.token_id == tokenizer.unk_id]
+    words = len(text.text.split())
+    score = Score(
+        text=text.text,
+        logprob=logprob,
+        tokens=len(scored),
+        words=words,
+        characters=len(text.text),
+        oov=len(unknown),
+        logprob_without_oov=math.fsum([logprob, *(-value for value in unknown)]),
+        logprob_open=None,
+        perplexity=perplexity(logprob, len(scored)),
+        perplexity_per_word=perplexity(logprob, words + body.eos if scored else 0),
+        bits_per_character=bits_per_character(logprob, len(text.text)),
+    )
+    if body.tokens or body.top:
+        score.details = _details(text, body, tokenizer)
+    return score
+
+
+def _details(text: _Text, body: ScoreRequest, tokenizer: Tokenizer) -> list[TokenDetail]:
+    """One entry for each token of the text, and for `<eos>` when it is predicted."""
+    tokens = list(zip(text.encoding.ids, text.encoding.offsets, strict=True))
+    if body.eos and text.sequence.inputs:
+        tokens.append((tokenizer.eos_id, (len(text.text), len(text.text))))
+    # The very first token of a text that does not start a sentence has no score.
+    unscored = len(tokens) - len(text.sequence.scores)
+    scores: list[TokenScore | None] = [*[None] * unscored, *text.sequence.scores]
+    details = []
+    for (token_id, (start, end)), score in zip(tokens, scores, strict=True):
+        detail = TokenDetail(
+            text=text.text[start:end],
+            token=tokenizer.tokens[token_id],
+            id=token_id,
+            logprob=score.logprob if score else None,
+            surprisal_bits=-score.logprob / math.log(2) if score else None,
+            rank=score.rank if score else None,
+            oov=token_id == tokenizer.unk_id,
+            start=start,
+            end=end,
+        )
+        if body.top:
+            detail.top = top_tokens(score, tokenizer) if score else []
+        details.append(detail)
+    return details

@@ -1,0 +1,81 @@
+"""What handlers need, each named once, so that they read as plain signatures."""
+
+import json
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope
+
+from app.errors import UnauthorizedError
+from app.metrics import Metrics
+from app.registry import Registry
+from app.settings import Settings
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _registry(request: Request) -> Registry:
+    registry: Registry = request.app.state.registry
+    return registry
+
+
+def _metrics(request: Request) -> Metrics:
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
+SettingsDep = Annotated[Settings, Depends(_settings)]
+RegistryDep = Annotated[Registry, Depends(_registry)]
+MetricsDep = Annotated[Metrics, Depends(_metrics)]
+
+
+def require_api_key(request: Request, settings: SettingsDep) -> None:
+    """Raises `UnauthorizedError` when keys are configured and the request bears none of them."""
+    if not settings.api_keys:
+        return
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    known = any(secrets.compare_digest(key.encode(), k.get_secret_value().encode()) for k in settings.api_keys)
+    if scheme.lower() != "bearer" or not known:
+        raise UnauthorizedError("an API key is needed: send it as 'Authorization: Bearer KEY'")
+
+
+class _StrictRequest(Request):
+    """A request whose body is JSON as the standard defines it, whatever its content type says."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+        super().__init__({**scope, "headers": [*headers, (b"content-type", b"application/json")]}, receive)
+
+    async def json(self) -> Any:
+        """Raises `json.JSONDecodeError`, also for NaN, for numbers of absurd length and for absurd nesting."""
+        body = await self.body()
+        try:
+            return json.loads(body, parse_constant=_refuse_constant)
+        except json.JSONDecodeError:
+            raise
+        except RecursionError:
+            raise json.JSONDecodeError("nested too deeply", "", 0) from None
+        except ValueError as error:
+            raise json.JSONDecodeError(str(error), "", 0) from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its body with `_StrictRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(_StrictRequest(request.scope, request.receive))
+
+        return strict

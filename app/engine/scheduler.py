@@ -1,0 +1,92 @@
+"""Who runs next: rows for those that wait, chunks of prompt for those that have some. Integers alone; no tensors."""
+
+from collections import deque
+from dataclasses import dataclass
+
+from app.engine.sequence import Request, Sequence
+
+MAX_CHUNK = 64
+"""Most prompt tokens of one sequence in one pass. A prompt is cut into chunks whose lengths are powers of two, so that
+chunks of equal length, which alone can share a pass, are common: 100 tokens are 64 + 32 + 4."""
+
+
+@dataclass(eq=False)
+class Row:
+    """A sequence that holds one of the engine's rows."""
+
+    request: Request
+    index: int
+
+    @property
+    def sequence(self) -> Sequence:
+        return self.request.sequences[self.index]
+
+
+class Scheduler:
+    """Requests that wait and rows that run.
+
+    A state has one size however long the text, so a sequence that has a row keeps it to its end: there is nothing to
+    page, preempt or evict, and admission is "is there a free row?".
+    """
+
+    def __init__(self, max_rows: int, prompt_tokens_per_step: int) -> None:
+        self._prompt_tokens_per_step = prompt_tokens_per_step
+        self._free_slots = list(range(max_rows))
+        self._waiting: deque[Request] = deque()
+        self.running: list[Row] = []
+
+    @property
+    def waiting(self) -> int:
+        """Sequences without a row."""
+        return sum(len(request.waiting) for request in self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        return not self.running and not self._waiting
+
+    def requests(self) -> list[Request]:
+        """Every request held, each once."""
+        return list(dict.fromkeys([*(row.request for row in self.running), *self._waiting]))
+
+    def add(self, request: Request) -> None:
+        self._waiting.append(request)
+
+    def admit(self) -> list[Row]:
+        """Give free rows to waiting sequences, one for each request in turn: a long list does not block a short one."""
+        admitted = []
+        while self._free_slots and self._waiting:
+            request = self._waiting.popleft()
+            row = Row(request, request.waiting.popleft())
+            row.sequence.slot = self._free_slots.pop()
+            admitted.append(row)
+            if request.waiting:
+                self._waiting.append(request)
+        self.running += admitted
+        return admitted
+
+    def prompt_chunks(self) -> list[tuple[int, list[Row]]]:
+        """(chunk length, rows) for rows with inputs to consume, oldest first, within the budget of one step."""
+        budget = self._prompt_tokens_per_step
+        chunks: dict[int, list[Row]] = {}
+        for row in self.running:
+            pending = row.sequence.pending
+            if pending and budget > 0:
+                length = min(MAX_CHUNK, 1 << (pending.bit_length() - 1))
+                chunks.setdefault(length, []).append(row)
+                budget -= length
+        return sorted(chunks.items())
+
+    def drop_finished(self) -> None:
+        """Free the rows of finished sequences."""
+        self._keep([row for row in self.running if not row.sequence.finished])
+
+    def drop_request(self, request: Request) -> None:
+        """Free the rows of a request and forget what of it waits."""
+        if request in self._waiting:
+            self._waiting.remove(request)
+        self._keep([row for row in self.running if row.request is not request])
+
+    def _keep(self, rows: list[Row]) -> None:
+        kept = set(map(id, rows))
+        self._free_slots += [row.sequence.slot for row in self.running if id(row) not in kept]
+        self.running = rows

@@ -1,0 +1,87 @@
+"""What the engine works on: a sequence of tokens to consume, what to tell about them, and how to go on. No HTTP."""
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from models.generation import Completion
+from models.scoring import TokenScore
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One row of work: consume `inputs`, score `targets` on the way, then draw the tokens of `completion`.
+
+    targets[k] is predicted after k inputs (see models.scoring.scoring_plan); shorter than inputs + 1 means no more.
+    top: alternatives to report with each scored or drawn token. report_tokens: whether drawn tokens are scored.
+    state: (S,), where to start; None: the zero state. keep: whether `final_state` and `logprobs`, the distribution
+    after the last input, are wanted.
+    """
+
+    inputs: list[int]
+    targets: list[int | None] = field(default_factory=list)
+    top: int = 0
+    completion: Completion | None = None
+    report_tokens: bool = False
+    state: Tensor | None = None
+    keep: bool = False
+
+    # What the engine fills in.
+    scores: list[TokenScore] = field(default_factory=list)
+    final_state: Tensor | None = None
+    logprobs: Tensor | None = None
+    consumed: int = 0
+    slot: int = -1
+
+    @property
+    def pending(self) -> int:
+        """Inputs not consumed yet."""
+        return len(self.inputs) - self.consumed
+
+    @property
+    def generating(self) -> bool:
+        """Whether a next token is to be drawn once the inputs are consumed."""
+        return self.completion is not None and self.completion.finish_reason is None
+
+    @property
+    def finished(self) -> bool:
+        return not self.pending and not self.generating
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one iteration did for one sequence of a request.
+
+    index: of the sequence in its request. token_id, score: the drawn token, None when none was. text: what became
+    certain of the completion's text. finished: the sequence's last progress.
+    """
+
+    index: int
+    finished: bool
+    token_id: int | None = None
+    text: str = ""
+    score: TokenScore | None = None
+
+
+@dataclass(eq=False)
+class Request:
+    """Sequences that were submitted together, and where their progress goes.
+
+    deadline: of `time.monotonic`. events: what the engine has to tell, in order; an exception ends it.
+    """
+
+    sequences: list[Sequence]
+    deadline: float
+    loop: asyncio.AbstractEventLoop
+    events: asyncio.Queue[list[Progress] | Exception] = field(default_factory=asyncio.Queue)
+    arrived: float = field(default_factory=time.monotonic)
+    cancelled: bool = False
+    waiting: deque[int] = field(init=False)
+    unfinished: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(range(len(self.sequences)))
+        self.unfinished = len(self.sequences)

@@ -1,0 +1,148 @@
+"""Everything that can go wrong while serving, and the one table from error to status and code.
+
+ServiceError
+├── InvalidValueError      a value that is wrong; names the field
+├── UnknownModelError      no model of that name is served
+├── UnauthorizedError      an API key is asked for and this is none
+├── OverloadedError        too many requests are waiting
+├── DeadlineError          the request's time is over
+├── UnavailableError       starting up or shutting down
+└── InternalError          our own fault
+"""
+
+import logging
+from typing import Any, ClassVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+logger = logging.getLogger("carousel")
+
+SHOWN_CHARACTERS = 64
+"""Of a wrong value, this much is shown in the message."""
+
+
+class ServiceError(Exception):
+    """An error with a place in the one error shape. param: dotted path of the field, where one is to blame."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {}
+
+    def body(self) -> dict[str, Any]:
+        return error_body(self.message, self.type, self.param, self.code)
+
+
+class InvalidValueError(ServiceError):
+    """A value that is wrong. The message names field, value and limit."""
+
+    status, type, code = 422, "invalid_request_error", "invalid_value"
+
+
+class UnknownModelError(ServiceError):
+    status, type, code = 404, "invalid_request_error", "model_not_found"
+
+
+class UnauthorizedError(ServiceError):
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class OverloadedError(ServiceError):
+    """retry_after: whole seconds, at least 1."""
+
+    status, type, code = 429, "overloaded_error", "too_many_requests"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after)}
+
+
+class UnavailableError(ServiceError):
+    status, code = 503, "unavailable"
+
+
+class DeadlineError(ServiceError):
+    status, type, code = 504, "timeout_error", "deadline_exceeded"
+
+
+class InternalError(ServiceError):
+    pass
+
+
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+
+def error_body(message: str, type_: str, param: str | None, code: str) -> dict[str, Any]:
+    """The one error shape."""
+    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, cut to a bearable length."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def validation_error(errors: list[dict[str, Any]]) -> InvalidValueError:
+    """The first of pydantic's complaints as one of ours."""
+    first = errors[0]
+    path = [str(part) for part in first["loc"] if part != "body"]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        message = "this field is required" if path else "a JSON object is required"
+    elif first["type"] == "extra_forbidden":
+        message = "there is no such field"
+    else:
+        message += f" (got {shown(first['input'])})"
+    param = ".".join(path) or None
+    error = InvalidValueError(f"{param}: {message}" if param else message, param)
+    error.code = {"missing": "missing_field", "extra_forbidden": "unknown_field"}.get(first["type"], error.code)
+    return error
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Every failure of a route leaves as the one error shape."""
+
+    @app.exception_handler(ServiceError)
+    async def service_error(_request: Request, error: ServiceError) -> JSONResponse:
+        return JSONResponse(error.body(), error.status, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid_request(_request: Request, error: RequestValidationError) -> JSONResponse:
+        errors = list(error.errors())
+        if errors[0]["type"] == "json_invalid":
+            reason = errors[0].get("ctx", {}).get("error", "malformed")
+            message = f"the body is not JSON: {reason} at character {errors[0]['loc'][-1]}"
+            return JSONResponse(error_body(message, "invalid_request_error", None, "malformed_json"), 400)
+        ours = validation_error(errors)
+        return JSONResponse(ours.body(), ours.status)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_request: Request, error: HTTPException) -> JSONResponse:
+        code = _HTTP_CODES.get(error.status_code, "http_error")
+        body = error_body(str(error.detail), "invalid_request_error", None, code)
+        return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def our_fault(_request: Request, error: Exception) -> JSONResponse:
+        logger.error("unexpected error", exc_info=error)
+        return JSONResponse(InternalError("an unexpected error; the server's log has the details").body(), 500)

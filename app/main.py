@@ -1,0 +1,49 @@
+"""The application: settings in, routes out."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app.answers import next as next_words
+from app.errors import install_error_handlers
+from app.metrics import Metrics
+from app.registry import load_registry
+from app.routes import system, tasks
+from app.schemas import NextRequest
+from app.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """A service of the checkpoints that the settings point at.
+
+    They are loaded when the application starts, which raises `StartupError` when there is no default model.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        registry = load_registry(settings, app.state.metrics)
+        app.state.registry = registry
+        registry.start()
+        try:
+            await next_words.answer(NextRequest(text=""), registry.find(None), settings.timeout_seconds)
+            app.state.ready = True
+            yield
+        finally:
+            app.state.ready = False
+            registry.stop()
+
+    app = FastAPI(
+        title="Carousel",
+        description="Small recurrent language models: sampling, next words and sentence probabilities.",
+        version=system.product_version(),
+        lifespan=lifespan,
+        max_body_size=settings.max_body_bytes,
+    )
+    app.state.settings = settings
+    app.state.metrics = Metrics()
+    app.state.ready = False
+    install_error_handlers(app)
+    app.include_router(tasks.router)
+    app.include_router(system.router)
+    return app

@@ -1,0 +1,134 @@
+"""The model's tasks over HTTP: POST /generate, /score and /next."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.sse import EventSourceResponse, format_sse_event
+from pydantic import BaseModel
+
+from app import limits
+from app.answers import generate, next, score  # noqa: A004 — named after the route
+from app.dependencies import RegistryDep, SettingsDep, StrictRoute, require_api_key
+from app.errors import InternalError, ServiceError
+from app.schemas import (
+    ErrorResponse,
+    GenerateRequest,
+    GenerateResponse,
+    NextRequest,
+    NextResponse,
+    ScoreRequest,
+    ScoreResponse,
+    StreamedText,
+    StreamEnd,
+)
+
+logger = logging.getLogger("carousel")
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": description}
+    for status, description in {
+        400: "The body is not JSON.",
+        401: "No valid API key.",
+        404: "No such model.",
+        413: "The body is too large.",
+        422: "A value is wrong; the message names field, value and limit.",
+        429: "Too many requests; `Retry-After` says when to come back.",
+        503: "Starting up or shutting down.",
+        504: "The request's time is over.",
+    }.items()
+}
+
+router = APIRouter(route_class=StrictRoute, dependencies=[Depends(require_api_key)], responses=_ERRORS, tags=["tasks"])
+
+
+@router.post(
+    "/generate",
+    response_model=GenerateResponse,
+    summary="Continue a text",
+    responses={
+        200: {
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": "The completions; with `stream`, an event for each token and `data: [DONE]` at the end.",
+        }
+    },
+)
+async def post_generate(
+    body: GenerateRequest, request: Request, registry: RegistryDep, settings: SettingsDep
+) -> Response:
+    served = registry.find(body.model)
+    limits.check_generate(body, settings, len(served.checkpoint.tokenizer))
+    timeout = body.timeout_seconds or settings.timeout_seconds
+    if body.stream:
+        return EventSourceResponse(await _started(generate.stream(body, served, timeout)))
+    return _json(await while_connected(request, generate.answer(body, served, timeout)))
+
+
+@router.post("/score", response_model=ScoreResponse, summary="How probable is a text?")
+async def post_score(body: ScoreRequest, request: Request, registry: RegistryDep, settings: SettingsDep) -> Response:
+    limits.check_score(body, settings)
+    timeout = body.timeout_seconds or settings.timeout_seconds
+    return _json(await while_connected(request, score.answer(body, registry.find(body.model), timeout)))
+
+
+@router.post("/next", response_model=NextResponse, summary="Which word comes next?")
+async def post_next(body: NextRequest, request: Request, registry: RegistryDep, settings: SettingsDep) -> Response:
+    limits.check_next(body, settings)
+    timeout = body.timeout_seconds or settings.timeout_seconds
+    return _json(await while_connected(request, next.answer(body, registry.find(body.model), timeout)))
+
+
+async def while_connected(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:
+    """Wait for an answer, but not longer than the client does: its work is cancelled when it goes away."""
+    working = asyncio.ensure_future(answer)
+    watching = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+        return await working
+    finally:
+        working.cancel()
+        watching.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
+
+
+async def _started(events: AsyncGenerator[StreamedText | StreamEnd]) -> AsyncGenerator[bytes]:
+    """Wait for the first event, so that a refusal still has its status code; then the stream as bytes."""
+    first = await anext(events)
+    return _encoded(first, events)
+
+
+async def _encoded(
+    first: StreamedText | StreamEnd, events: AsyncGenerator[StreamedText | StreamEnd]
+) -> AsyncGenerator[bytes]:
+    """Server-sent events. A status cannot change once a response has started: a late failure is an event."""
+    async with aclosing(events):
+        yield _event(first.model_dump_json(exclude_unset=True))
+        try:
+            async for event in events:
+                yield _event(event.model_dump_json(exclude_unset=True))
+        except ServiceError as error:
+            yield _event(ErrorResponse.model_validate(error.body()).model_dump_json())
+        except Exception:
+            logger.exception("a stream failed")
+            late = InternalError("an unexpected error; the server's log has the details")
+            yield _event(ErrorResponse.model_validate(late.body()).model_dump_json())
+        yield _event("[DONE]")
+
+
+def _event(data: str) -> bytes:
+    return format_sse_event(data_str=data)

@@ -1,0 +1,135 @@
+"""Completing one text: what ends it, how tokens become text, and the obvious loop that the engine is tested against."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.network import LanguageModel
+from models.sampling import Draw, SamplingParams, sample
+from models.tokenizer import TextDecoder, Tokenizer
+
+FinishReason = Literal["length", "stop", "eos"]
+
+
+@dataclass(frozen=True)
+class GenerationParams:
+    """One completion: how it is drawn and what ends it."""
+
+    max_tokens: int = 64
+    min_tokens: int = 0
+    """`<eos>` cannot be drawn before this many tokens."""
+    stop: Sequence[str] = ()
+    """The text ends before the first of these."""
+    ignore_eos: bool = False
+    """A drawn `<eos>` is written as the boundary and the text goes on."""
+    allow_unk: bool = False
+    seed: int = 0
+    choice: int = 0
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+class CompletionText:
+    """The text of a completion as its tokens come: holds back what may still become a stop string or a character."""
+
+    def __init__(self, decoder: TextDecoder, stop: Sequence[str]) -> None:
+        self._decoder = decoder
+        self._stop = stop
+        self._held = ""
+        self.stopped = False
+        """A stop string was met; no more tokens are to be fed."""
+
+    def feed(self, token_id: int) -> str:
+        """The text that is certain once this token has come."""
+        return self._release(self._decoder.feed(token_id), final=False)
+
+    def finish(self) -> str:
+        """The rest, when no more tokens come."""
+        return "" if self.stopped else self._release(self._decoder.flush(), final=True)
+
+    def _release(self, piece: str, final: bool) -> str:
+        text = self._held + piece
+        found = [index for index in (text.find(stop) for stop in self._stop) if index >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = 0 if final else max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class Completion:
+    """One completion under way: its tokens and text so far, and whether it has ended. No tensors."""
+
+    def __init__(
+        self, params: GenerationParams, tokenizer: Tokenizer, prompt: str, prompt_ids: Sequence[int], position: int
+    ) -> None:
+        """position: how many tokens the network has consumed when the first token is drawn."""
+        self.params = params
+        self.prompt_ids = prompt_ids
+        self.token_ids: list[int] = []
+        self.finish_reason: FinishReason | None = "length" if params.max_tokens == 0 else None
+        self._start = position
+        self._unk_id = tokenizer.unk_id
+        self._eos_id = tokenizer.eos_id
+        self._text = CompletionText(tokenizer.decoder(after=prompt), params.stop)
+
+    def next_draw(self) -> Draw:
+        """What the next token depends on."""
+        banned = [] if self.params.allow_unk else [self._unk_id]
+        if len(self.token_ids) < self.params.min_tokens:
+            banned.append(self._eos_id)
+        return Draw(
+            self.params.sampling,
+            self.params.seed,
+            self.params.choice,
+            self._start + len(self.token_ids),
+            self.prompt_ids,
+            self.token_ids,
+            banned,
+        )
+
+    def accept(self, token_id: int) -> str:
+        """Take a drawn token; returns the text that is now certain, and sets `finish_reason` when it was the last."""
+        self.token_ids.append(token_id)
+        if token_id == self._eos_id and not self.params.ignore_eos:
+            self.finish_reason = "eos"
+            return self._text.finish()
+        text = self._text.feed(token_id)
+        if self._text.stopped:
+            self.finish_reason = "stop"
+        elif len(self.token_ids) >= self.params.max_tokens:
+            self.finish_reason = "length"
+            text += self._text.finish()
+            if self._text.stopped:
+                self.finish_reason = "stop"
+        return text
+
+
+def prompt_inputs(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """What the network consumes before the first token is drawn: the start symbol, then the prompt."""
+    return [tokenizer.eos_id, *tokenizer.encode(prompt).ids]
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, params: GenerationParams
+) -> tuple[str, list[int]]:
+    """The obvious loop: one sequence, one token at a time. Returns the completion's text and token ids."""
+    inputs = prompt_inputs(tokenizer, prompt)
+    completion = Completion(params, tokenizer, prompt, inputs[1:], position=len(inputs))
+    state: Tensor = model.config.state_layout.zeros(1)
+    logits, state = model(torch.tensor([inputs]), state)
+    text = ""
+    while completion.finish_reason is None:
+        token_id = int(sample(logits[:, -1], [completion.next_draw()]))
+        text += completion.accept(token_id)
+        logits, state = model(torch.tensor([[token_id]]), state)
+    return text, completion.token_ids

@@ -1,0 +1,219 @@
+"""The likeliest next words after a text, and completions of a word that has been begun. No engine, no HTTP.
+
+Where a token is a word (`word`, `split`) one distribution holds the answer: `WordIndex`. Where it is a piece of one
+(`char`, `bpe`) words are found by a best-first search over pieces: `WordSearch` says which nodes to look at next,
+whoever runs the network brings their distributions.
+"""
+
+import heapq
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class NextWords:
+    """words: (word, probability), likeliest first. coverage: the sum of the listed probabilities."""
+
+    words: list[tuple[str, float]]
+
+    @property
+    def coverage(self) -> float:
+        return min(1.0, sum(probability for _, probability in self.words))
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A text cut for the question "which word comes next?".
+
+    context: what the network consumes. lead: the space after it that the next token brings along, or nothing.
+    completing: the word that has been begun; None: the text does not end inside one.
+    """
+
+    context: str
+    lead: str
+    completing: str | None
+
+
+def split_begun(tokenizer: Tokenizer, text: str) -> Begun:
+    """Where the last word of a text begins. A text that ends in a letter or digit is completing its last word."""
+    start = len(text)
+    completing = bool(text) and text[-1].isalnum()
+    if completing and tokenizer.level in ("word", "split"):
+        start = tokenizer.encode(text).offsets[-1][0]
+        start += len(text[start:]) - len(text[start:].lstrip())
+    elif completing:
+        while start and is_word_character(text[start - 1]):
+            start -= 1
+    # The space before a word is part of the word's own token, except at character level.
+    lead = " " if tokenizer.level != "char" and text[:start].endswith(" ") else ""
+    return Begun(text[: start - len(lead)], lead, text[start:] if completing else None)
+
+
+def is_word_character(character: str) -> bool:
+    """Letters, digits and the marks that ride on them."""
+    return character.isalnum() or unicodedata.category(character).startswith("M")
+
+
+class WordIndex:
+    """Which token ids are forms of which word: forms that differ only in the leading space are one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        surfaces = [token.strip() for token in tokenizer.tokens]
+        for special in (tokenizer.unk_id, tokenizer.eos_id):
+            surfaces[special] = ""
+        self._words = sorted({surface for surface in surfaces if surface})
+        number = {word: i for i, word in enumerate(self._words)}
+        # One column more than there are words takes what is never offered.
+        self._groups = torch.tensor([number.get(surface, len(number)) for surface in surfaces])
+        self._is_word = torch.tensor([is_word_character(word[0]) for word in self._words], dtype=torch.bool)
+
+    def find(self, logprobs: Tensor, completing: str | None, top: int, punctuation: bool) -> NextWords:
+        """The `top` likeliest words under a next-token distribution. logprobs: (V,), nats.
+
+        Probabilities are over all tokens; when completing, they are renormalised over the words that begin so.
+        """
+        masses = torch.zeros(len(self._words) + 1, dtype=torch.float64)
+        masses.index_add_(0, self._groups, logprobs.cpu().double().exp())
+        masses = masses[:-1]
+        if completing is None:
+            masses = masses if punctuation else masses * self._is_word
+        else:
+            offered = torch.zeros_like(self._is_word)
+            offered[self._completions(completing)] = True
+            masses = masses * offered
+            masses = masses / masses.sum().clamp_min(1e-300)
+        best = masses.topk(min(top, len(masses)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return NextWords([(self._words[i], probability) for i, probability in pairs if probability > 0])
+
+    def _completions(self, begun: str) -> list[int]:
+        """Words that begin so, in this case; where there are none, in any case."""
+        exact = [i for i, word in enumerate(self._words) if word.startswith(begun)]
+        folded = begun.casefold()
+        return exact or [i for i, word in enumerate(self._words) if word.casefold().startswith(folded)]
+
+
+class WordPieces:
+    """What each token of a `char` or `bpe` vocabulary can be inside a word."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.surfaces = [surface.decode("utf-8", "replace") for surface in tokenizer.token_bytes]
+        for special in (tokenizer.unk_id, tokenizer.eos_id):
+            self.surfaces[special] = ""
+        stripped = [surface.removeprefix(" ") for surface in self.surfaces]
+        inside = [bool(s) and all(map(is_word_character, s)) for s in stripped]
+        spaced = [surface.startswith(" ") for surface in self.surfaces]
+        self.continues = torch.tensor([i and not s for i, s in zip(inside, spaced, strict=True)])
+        # The first piece may bring the space before the word, or (characters) be that space.
+        self.starts = torch.tensor([i or surface == " " for i, surface in zip(inside, self.surfaces, strict=True)])
+        ends = [bool(surface) and not is_word_character(surface[0]) for surface in self.surfaces]
+        ends[tokenizer.eos_id] = True
+        self.ends = torch.tensor(ends)
+        marks = [bool(s) and not s[0].isspace() and not is_word_character(s[0]) for s in stripped]
+        self.marks = torch.tensor(marks)
+
+
+@dataclass(frozen=True, order=True)
+class Node:
+    """A path of pieces whose distribution is not known yet. Ordered by probability, the likeliest first."""
+
+    negative_logprob: float
+    text: str
+    token_id: int = field(compare=False)
+    state: Any = field(compare=False)
+    """The state before `token_id`."""
+
+
+class WordSearch:
+    """Exact best-first search for the likeliest words, with a bounded number of expansions.
+
+        search = WordSearch(...); search.expand_root(logprobs, state)
+        while nodes := search.frontier(): … consume each node's token_id from its state …
+            search.expand(node, logprobs, state)
+
+    A word's probability is that of its pieces and of a boundary after them: white space, punctuation or `<eos>`.
+    """
+
+    def __init__(
+        self, pieces: WordPieces, begun: Begun, top: int, punctuation: bool, max_expansions: int = 512
+    ) -> None:
+        self._pieces = pieces
+        self._required = begun.lead + (begun.completing or "")
+        self._completing = begun.completing is not None
+        self._top = top
+        self._punctuation = punctuation and not self._completing
+        self._expansions_left = max_expansions
+        self._fold = False
+        self._found: dict[str, float] = {}
+        self._heap: list[Node] = []
+
+    def expand_root(self, logprobs: Tensor, state: Any) -> None:
+        """Start from the distribution and state after the context."""
+        self._root = (logprobs, state)
+        self._push(0.0, "", logprobs, state, self._pieces.starts)
+        if self._punctuation:
+            for token_id in self._pieces.marks.nonzero()[:, 0].tolist():
+                mark = self._pieces.surfaces[token_id].strip()
+                self._found[mark] = self._found.get(mark, 0.0) + float(logprobs[token_id].exp())
+
+    def frontier(self, width: int = 32) -> Sequence[Node]:
+        """The nodes to look at next; empty when the `top` likeliest words are certain, or the bound is reached."""
+        if not self._heap and not self._found and self._completing and not self._fold:
+            self._fold = True  # no word begins in this case: try any case
+            logprobs, state = self._root
+            self._push(0.0, "", logprobs, state, self._pieces.starts)
+        nodes: list[Node] = []
+        while self._heap and len(nodes) < min(width, self._expansions_left):
+            if -self._heap[0].negative_logprob <= self._bar():
+                break
+            nodes.append(heapq.heappop(self._heap))
+        self._expansions_left -= len(nodes)
+        return nodes
+
+    def expand(self, node: Node, logprobs: Tensor, state: Any) -> None:
+        """Take a node's distribution, (V,) nats on the CPU, and the state that goes with it."""
+        logprob = -node.negative_logprob
+        word = node.text.removeprefix(" ")
+        if word and self._matches(node.text, whole=True):
+            ended = float(logprobs[self._pieces.ends].exp().sum())
+            self._found[word] = self._found.get(word, 0.0) + ended * math.exp(logprob)
+        self._push(logprob, node.text, logprobs, state, self._pieces.continues)
+
+    def result(self) -> NextWords:
+        """The words found so far; when completing, with probabilities renormalised over all that begins so."""
+        scale = 1.0
+        if self._completing:
+            open_mass = sum(math.exp(-n.negative_logprob) for n in self._heap if self._matches(n.text, True))
+            scale = 1 / max(sum(self._found.values()) + open_mass, 1e-300)
+        best = heapq.nlargest(self._top, self._found.items(), key=lambda item: item[1])
+        return NextWords([(word, mass * scale) for word, mass in best if mass > 0])
+
+    def _push(self, logprob: float, text: str, logprobs: Tensor, state: Any, usable: Tensor) -> None:
+        likely = usable & (logprob + logprobs > self._bar())
+        for token_id in likely.nonzero()[:, 0].tolist():
+            extended = text + self._pieces.surfaces[token_id]
+            if self._matches(extended, whole=False):
+                heapq.heappush(self._heap, Node(-(logprob + float(logprobs[token_id])), extended, token_id, state))
+
+    def _matches(self, text: str, whole: bool) -> bool:
+        """Whether a path's text agrees with what has been begun; `whole`: and holds all of it."""
+        required = self._required
+        if self._fold:
+            text, required = text.casefold(), required.casefold()
+        return text.startswith(required) or (not whole and required.startswith(text))
+
+    def _bar(self) -> float:
+        """Log-probability that a path must exceed to matter: the `top`-th best word found, or next to nothing."""
+        floor = -30.0
+        if len(self._found) < self._top:
+            return floor
+        least = heapq.nlargest(self._top, self._found.values())[-1]
+        return max(floor, math.log(least)) if least > 0 else floor

@@ -1,0 +1,172 @@
+"""From logits to the next token: pure functions on a batch whose rows may all ask for something else.
+
+The order of the steps, because results depend on it: repetition, presence and frequency penalties; logit bias; tokens
+that may not be drawn (`<unk>`, an early `<eos>`); temperature; top-k; top-p; min-p; draw.
+
+`<unk>` resampling. A model at word level now and then draws `<unk>`; a reader wants a word, so one draws again until it
+is something else. The k-th word w comes out of that loop with probability
+
+    p(w) * sum_i p(unk)^i = p(w) / (1 - p(unk)),
+
+which is the distribution with `<unk>` taken out and the rest renormalised. That is what is drawn from here: the same
+distribution, one draw, no loop.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+GREEDY_BELOW = 1e-4
+"""Temperatures below this are greedy: all but the likeliest would have probability 0 in float32 anyway."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one sequence is drawn. Values are taken as valid: whoever lets a user set them checks them."""
+
+    temperature: float = 1.0
+    """0 is greedy: the likeliest token, the lowest id among equals."""
+    top_k: int = 0
+    """Keep the k likeliest; 0: all."""
+    top_p: float = 1.0
+    """Keep the fewest likeliest tokens whose mass reaches p (nucleus sampling, Holtzman et al. 2020, section 3.1)."""
+    min_p: float = 0.0
+    """Keep what is at least this share of the likeliest (Nguyen et al. 2024)."""
+    repetition_penalty: float = 1.0
+    """Divides positive, multiplies negative logits of tokens seen in prompt or completion (Keskar et al. 2019, 4.1)."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens in the completion."""
+    frequency_penalty: float = 0.0
+    """Subtracted from those logits as often as the token is there."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these token ids."""
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What the next token of one row depends on besides the logits.
+
+    prompt, completion: token ids so far. banned: ids that may not be drawn.
+    seed, choice, position: what the random number is a function of.
+    """
+
+    params: SamplingParams
+    seed: int
+    choice: int = 0
+    position: int = 0
+    prompt: Sequence[int] = ()
+    completion: Sequence[int] = ()
+    banned: Sequence[int] = ()
+
+
+def sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """One token for each row. logits: (B, V), float; left as it is. Returns (B,), int64."""
+    probabilities = next_token_probabilities(logits, draws)
+    numbers = uniforms(*(torch.tensor([getattr(d, n) for d in draws]) for n in ("seed", "choice", "position")))
+    return inverse_cdf(probabilities, numbers.to(logits.device))
+
+
+def next_token_probabilities(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """The distribution each row is drawn from: (B, V), float32, rows sum to 1."""
+    logits = logits.float().clone()
+    for row, draw in zip(logits, draws, strict=True):
+        _adjust(row, draw)
+    greedy = torch.tensor([draw.params.greedy for draw in draws], device=logits.device)
+    temperatures = torch.tensor([max(draw.params.temperature, GREEDY_BELOW) for draw in draws], device=logits.device)
+    best = logits.max(dim=1, keepdim=True)
+    probabilities = torch.softmax((logits - best.values) / temperatures[:, None], dim=1)
+    probabilities[greedy] = 0.0
+    probabilities[greedy, best.indices[greedy, 0]] = 1.0
+    filtered = [i for i, d in enumerate(draws) if not d.params.greedy and _filters(d.params)]
+    for i in filtered:
+        probabilities[i] = _filter(probabilities[i], draws[i].params)
+    return probabilities
+
+
+def _adjust(row: Tensor, draw: Draw) -> None:
+    """Penalties, bias and bans, in place on one row of a private copy."""
+    params = draw.params
+    if params.repetition_penalty != 1.0:
+        seen = torch.tensor(sorted({*draw.prompt, *draw.completion}), dtype=torch.int64, device=row.device)
+        values = row[seen]
+        row[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+    if params.presence_penalty or params.frequency_penalty:
+        counts = Counter(draw.completion)
+        ids = torch.tensor(list(counts), dtype=torch.int64, device=row.device)
+        times = torch.tensor(list(counts.values()), dtype=row.dtype, device=row.device)
+        row[ids] -= params.presence_penalty + params.frequency_penalty * times
+    for token_id, bias in params.logit_bias.items():
+        row[token_id] += bias
+    for token_id in draw.banned:
+        row[token_id] = -torch.inf
+
+
+def _filters(params: SamplingParams) -> bool:
+    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+
+
+def _filter(probabilities: Tensor, params: SamplingParams) -> Tensor:
+    """top-k, top-p and min-p on one row (V,), renormalised. Among equals the lower id is kept first."""
+    ordered, ids = probabilities.sort(descending=True, stable=True)
+    keep = torch.ones_like(ordered, dtype=torch.bool)
+    if 0 < params.top_k < len(ordered):
+        keep[params.top_k :] = False
+    if params.top_p < 1:
+        kept = ordered * keep
+        before = kept.double().cumsum(0) - kept
+        keep &= before < params.top_p * kept.double().sum()
+        keep[0] = True
+    if params.min_p > 0:
+        keep &= ordered >= params.min_p * ordered[0]
+    filtered = torch.zeros_like(probabilities)
+    filtered[ids] = ordered * keep
+    return filtered / filtered.sum()
+
+
+def inverse_cdf(probabilities: Tensor, numbers: Tensor) -> Tensor:
+    """The token whose slice of the cumulative distribution holds the number.
+
+    probabilities: (B, V), at least one above 0 in each row. numbers: (B,), float64 in [0, 1). Returns (B,), int64;
+    never a token of probability 0.
+    """
+    cumulative = probabilities.cumsum(dim=1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, numbers[:, None] * total, right=True)
+    last = torch.searchsorted(cumulative, total)  # rounding may have put the number on the total itself
+    return torch.minimum(chosen, last).squeeze(1)
+
+
+def uniforms(seed: Tensor, choice: Tensor, position: Tensor) -> Tensor:
+    """Random numbers in [0, 1) as a function of three integers: the same wherever and whenever they are drawn.
+
+    A counter-based generator: splitmix64's output function (Steele et al. 2014, figure 17) applied to each integer in
+    turn. seed, choice, position: (B,), int64, >= 0. Returns (B,), float64, multiples of 2^-53.
+    """
+    bits = torch.zeros_like(seed)
+    for number in (seed, choice, position):
+        bits = _splitmix64(bits ^ number)
+    return _shift_right(bits, 11).double() * 2.0**-53
+
+
+def _splitmix64(bits: Tensor) -> Tensor:
+    """On int64, whose products wrap as those of uint64 do."""
+    bits = bits + _signed(0x9E3779B97F4A7C15)
+    bits = (bits ^ _shift_right(bits, 30)) * _signed(0xBF58476D1CE4E5B9)
+    bits = (bits ^ _shift_right(bits, 27)) * _signed(0x94D049BB133111EB)
+    return bits ^ _shift_right(bits, 31)
+
+
+def _shift_right(bits: Tensor, count: int) -> Tensor:
+    """Logical shift; int64's own is arithmetic."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
