@@ -57,8 +57,8 @@ class _StrictRequest(Request):
         body = await self.body()
         try:
             return json.loads(body, parse_constant=_refuse_constant)
-        except json.JSONDecodeError:
-            raise
+        except json.JSONDecodeError as error:
+            raise json.JSONDecodeError(str(error), "", 0) from None
         except RecursionError:
             raise json.JSONDecodeError("nested too deeply", "", 0) from None
         except ValueError as error:

@@ -107,8 +107,10 @@ def validation_error(errors: list[dict[str, Any]]) -> InvalidValueError:
     first = errors[0]
     path = [str(part) for part in first["loc"] if part != "body"]
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        message = "this field is required" if path else "a JSON object is required"
+    if not path:
+        message = "a JSON object is required"
+    elif first["type"] == "missing":
+        message = "this field is required"
     elif first["type"] == "extra_forbidden":
         message = "there is no such field"
     else:
@@ -130,16 +132,16 @@ def install_error_handlers(app: FastAPI) -> None:
     async def invalid_request(_request: Request, error: RequestValidationError) -> JSONResponse:
         errors = list(error.errors())
         if errors[0]["type"] == "json_invalid":
-            reason = errors[0].get("ctx", {}).get("error", "malformed")
-            message = f"the body is not JSON: {reason} at character {errors[0]['loc'][-1]}"
+            message = f"the body is not JSON: {errors[0]['ctx']['error']}"
             return JSONResponse(error_body(message, "invalid_request_error", None, "malformed_json"), 400)
         ours = validation_error(errors)
         return JSONResponse(ours.body(), ours.status)
 
     @app.exception_handler(HTTPException)
-    async def http_error(_request: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         code = _HTTP_CODES.get(error.status_code, "http_error")
-        body = error_body(str(error.detail), "invalid_request_error", None, code)
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        body = error_body(message, "invalid_request_error", None, code)
         return JSONResponse(body, error.status_code, error.headers)
 
     @app.exception_handler(Exception)

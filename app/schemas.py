@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from models.generation import FinishReason
 
@@ -18,17 +18,32 @@ class Body(BaseModel):
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise ValueError("Input should be a string or a list of strings")
+    return value
 
 
-Texts = Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
+def _encodable(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a lone surrogate at character {error.start} is not text") from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+"""Any Unicode text, control characters included."""
+
+Texts = Annotated[list[Text], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
 """One text or several."""
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Timeout = Annotated[
     float | None, Field(gt=0, description="Time the request may take, in seconds; at most the server's.")
 ]
-Model = Annotated[str | None, Field(description="Name of a served model; missing: the default one.")]
+Model = Annotated[Text | None, Field(description="Name of a served model; missing: the default one.")]
 
 
 class GenerateRequest(RequestBody):
@@ -141,7 +156,7 @@ class ScoreRequest(RequestBody):
     model: Model = None
     bos: bool = Field(True, description="The text starts a sentence; false: its first token only conditions.")
     eos: bool = Field(True, description="The end of the text is predicted, and counts.")
-    context: str | None = Field(None, description="Text before the text; it conditions and is not scored.")
+    context: Text | None = Field(None, description="Text before the text; it conditions and is not scored.")
     tokens: bool = Field(False, description="Report each token.")
     top: int = Field(0, ge=0, description="Report each token with this many alternatives.")
     timeout_seconds: Timeout = None
@@ -187,7 +202,7 @@ class ScoreResponse(Body):
 class NextRequest(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "The apple and pe", "top": 5}]})
 
-    text: str = Field(description="Text so far. One that ends in a letter or digit is completing its last word.")
+    text: Text = Field(description="Text so far. One that ends in a letter or digit is completing its last word.")
     model: Model = None
     top: int = Field(10, ge=1, description="Most words to offer.")
     punctuation: bool = Field(False, description="Whether punctuation marks are offered too.")

@@ -31,6 +31,7 @@ class Generation:
         return Usage(
             prompt_tokens=sum(len(s.completion.prompt_ids) for s in prompts if s.completion),
             completion_tokens=sum(len(s.completion.token_ids) for s in self.sequences if s.completion),
+            cached_tokens=0,
         )
 
 

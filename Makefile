@@ -1,0 +1,54 @@
+# Each target sets up .venv by itself when it is missing or older than pyproject.toml.
+#   make serve [PORT=8000]                       serve the checkpoints
+#   make train TEXT=book.txt [NAME=book]         train a model on a text and export it to checkpoints/NAME
+#   make test, make check                        the tests; formatting, lint and types
+#   TORCH=cuda                                   install PyTorch's GPU build instead of the CPU build
+
+SHELL  := /bin/bash
+PYTHON ?= python3
+TORCH  ?= cpu
+PORT   ?= 8000
+NAME   ?= $(basename $(notdir $(firstword $(TEXT))))
+BIN    := .venv/bin
+
+# PyTorch's own index of CPU builds, so that a machine without a GPU downloads no CUDA. It is one more place to look:
+# where it cannot be reached pip goes on without it.
+TORCH_VERSION := 2.13.0
+CPU_INDEX     := https://download.pytorch.org/whl/cpu
+ifeq ($(TORCH),cpu)
+TORCH_REQUIREMENT := --extra-index-url $(CPU_INDEX) torch==$(TORCH_VERSION)
+else
+TORCH_REQUIREMENT := torch==$(TORCH_VERSION)
+endif
+
+.PHONY: serve train test check format clean
+
+.venv/.installed: pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: Python 3.11 or newer is needed; name one with PYTHON=python3.x" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH_REQUIREMENT)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+serve: .venv/.installed
+	$(BIN)/python -m app serve --port $(PORT)
+
+train: .venv/.installed
+	@test -n "$(TEXT)" || { echo "usage: make train TEXT=book.txt [NAME=book]" >&2; exit 2; }
+	$(BIN)/python -m training train $(TEXT) --out checkpoints/$(NAME)
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+check: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
