@@ -1,0 +1,55 @@
+"""Tiny real models and tokenizers, built in memory in milliseconds, seeded: every test sees the same numbers."""
+
+from collections.abc import Sequence
+
+import torch
+
+from models.network import Cell, LanguageModel, NetworkConfig
+from models.tokenizer import Level, Tokenizer
+
+WORD_TEXT = "The cat ate fish.\nThe cat sat!\nThe cats ate pear.\npear\n"
+CHAR_TEXT = "he sat on\nthe hen. "
+
+TEXTS: dict[Level, str] = {
+    "word": WORD_TEXT,
+    "char": CHAR_TEXT,
+    "split": "the cat sat .\nthe cats ate fish .\nthe pear\n",
+    "bpe": "low lower lowest new newer newest wide wider widest\n",
+}
+
+
+def tiny_tokenizer(level: Level) -> Tokenizer:
+    """About 12 tokens (`bpe`: 268); `<eos>` stands for a line end, at character level for the end of the document."""
+    return Tokenizer.train(
+        [TEXTS[level]],
+        level,
+        boundary="document" if level == "char" else "line",
+        vocabulary_size=268 if level == "bpe" else None,
+    )
+
+
+def tiny_model(
+    vocabulary_size: int = 12,
+    cell: Cell = "lstm",
+    hidden_sizes: Sequence[int] = (8, 8),
+    embedding_size: int = 8,
+    projection_size: int | None = None,
+    tied: bool = False,
+    seed: int = 0,
+) -> LanguageModel:
+    """A network with random weights, some tokens much likelier than others, and what it says dependent on the text."""
+    config = NetworkConfig(vocabulary_size, embedding_size, tuple(hidden_sizes), cell, projection_size, tied)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LanguageModel(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.startswith(("layers.", "projection.", "output.weight")):
+                    parameter.mul_(4.0)
+            model.output.bias.normal_()
+    return model.eval().requires_grad_(False)
+
+
+def random_ids(*shape: int, vocabulary_size: int = 12, seed: int = 0) -> torch.Tensor:
+    """Token ids, int64."""
+    return torch.randint(vocabulary_size, shape, generator=torch.Generator().manual_seed(seed))
