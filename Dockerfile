@@ -8,7 +8,7 @@ ARG TORCH_VERSION=2.13.0
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /venv
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /venv/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "torch==$TORCH_VERSION"
+    /venv/bin/pip install ${TORCH_INDEX:+--no-deps --retries 1 --extra-index-url "$TORCH_INDEX"} "torch==$TORCH_VERSION"
 
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
@@ -20,8 +20,7 @@ INSTALL
 COPY app app
 COPY models models
 COPY training training
-RUN --mount=type=cache,target=/root/.cache/pip /venv/bin/pip install --no-deps . \
-    && /venv/bin/python -m compileall -q /venv/lib
+RUN --mount=type=cache,target=/root/.cache/pip /venv/bin/pip install --no-deps .
 
 # Serve: no compiler, no pip cache, no root.
 FROM python:3.11-slim

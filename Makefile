@@ -11,12 +11,12 @@ PORT   ?= 8000
 NAME   ?= $(basename $(notdir $(firstword $(TEXT))))
 BIN    := .venv/bin
 
-# PyTorch's own index of CPU builds, so that a machine without a GPU downloads no CUDA. It is one more place to look:
-# where it cannot be reached pip goes on without it.
+# PyTorch's own index of CPU builds, so that a machine without a GPU downloads no CUDA. It is one more place to look, for
+# torch alone: where it cannot be reached pip soon goes on without it.
 TORCH_VERSION := 2.13.0
 CPU_INDEX     := https://download.pytorch.org/whl/cpu
 ifeq ($(TORCH),cpu)
-TORCH_REQUIREMENT := --extra-index-url $(CPU_INDEX) torch==$(TORCH_VERSION)
+TORCH_REQUIREMENT := --no-deps --retries 1 --extra-index-url $(CPU_INDEX) torch==$(TORCH_VERSION)
 else
 TORCH_REQUIREMENT := torch==$(TORCH_VERSION)
 endif

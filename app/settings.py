@@ -12,7 +12,7 @@ Count = Annotated[int, Field(ge=1)]
 class Settings(BaseSettings):
     """Read once, when the server starts; a wrong value stops it with a message."""
 
-    model_config = SettingsConfigDict(env_prefix="CAROUSEL_", env_file=None, frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CAROUSEL_", env_ignore_empty=True, frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
