@@ -14,7 +14,7 @@ from models.checkpoint import CheckpointError, Storage, load_checkpoint
 from models.network import Cell
 from models.tokenizer import Boundary, Level
 from training.batching import Partition
-from training.corpus import CorpusConfig, CorpusError, find_files, read_text
+from training.corpus import CorpusConfig, CorpusError, Part, find_files, read_text
 from training.defaults import choose_corpus, describe
 from training.display import TrainingDisplay, clock, counting, tracking
 from training.evaluate import Reset, evaluate_texts, lines_of
@@ -35,7 +35,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+PLAIN_WIDTH = None if sys.stdout.isatty() else 120
+"""Columns of tables that go to a file or a pipe."""
+
+console = Console(width=PLAIN_WIDTH)
 errors = Console(stderr=True)
 
 Texts = Annotated[list[Path] | None, typer.Argument(help="Text files, or folders of them (*.txt, *.text, *.md).")]
@@ -72,6 +75,7 @@ def train(
     shuffle_lines: Annotated[bool | None, option("Each line stands alone, as in a list of names.", "Text")] = None,
     valid_fraction: Annotated[float | None, option("Held out for validation if none is given.", "Text")] = None,
     test_fraction: Annotated[float | None, option("Held out for test if none is given.", "Text")] = None,
+    valid_part: Annotated[Part | None, option("Which end of the text that is.", "Text")] = None,
     description: Annotated[str | None, option("A sentence on the text, for the model card.", "Text")] = None,
     licence: Annotated[str | None, option("The text's licence, for the model card.", "Text")] = None,
     cell: Annotated[Cell | None, option("Kind of recurrent layer.", "Network")] = None,
@@ -107,6 +111,7 @@ def train(
             "level": level, "boundary": boundary, "vocabulary_size": vocabulary_size, "min_count": min_count,
             "unwrap": unwrap, "test_unwrap": test_unwrap, "shuffle_lines": shuffle_lines,
             "valid_fraction": valid_fraction, "test_fraction": test_fraction,
+            "valid_part": valid_part,
             "description": description, "licence": licence,
         },
         "network": {

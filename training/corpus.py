@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import safe_open
@@ -12,6 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.tokenizer import BOUNDARIES, LEVELS, Boundary, Level, Tokenizer
+
+Part = Literal["start", "end"]
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 """What is read of a folder; a file named outright may be called anything."""
@@ -38,6 +41,9 @@ class CorpusConfig:
     held out. A sorted list would be validated on letters never seen, and each name would give away the next."""
     valid_fraction: float = 0.05
     test_fraction: float = 0.05
+    valid_part: Part = "end"
+    """Which end of the text is held out for validation. `start` where the text before the test text should be trained
+    on, as with a collection whose last work would otherwise be held out altogether."""
 
     def __post_init__(self) -> None:
         if self.level is not None and self.level not in LEVELS:
@@ -150,7 +156,7 @@ def make_splits(texts: Texts, config: CorpusConfig) -> Texts:
         train, test = hold_out(train, config.test_fraction)
         valid_fraction /= 1 - config.test_fraction  # a share of the whole corpus, not of the rest
     if not valid:
-        train, valid = hold_out(train, valid_fraction)
+        train, valid = hold_out(train, valid_fraction, config.valid_part)
     return Texts(train, valid, test)
 
 
@@ -161,8 +167,8 @@ def shuffle_lines(text: str) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def hold_out(documents: list[str], fraction: float) -> tuple[list[str], list[str]]:
-    """(the rest, about `fraction` of the characters): whole documents, evenly spread, or the end of the text.
+def hold_out(documents: list[str], fraction: float, part: Part = "end") -> tuple[list[str], list[str]]:
+    """(the rest, about `fraction` of the characters): whole documents, evenly spread, or one end of the text.
 
     Never at random inside running text: neighbouring lines would be in both parts.
     """
@@ -173,21 +179,24 @@ def hold_out(documents: list[str], fraction: float) -> tuple[list[str], list[str
     if len(documents) >= 20 and 0.3 * fraction < share < 3 * fraction:
         chosen = set(range(every // 2, len(documents), every))
         return [text for i, text in enumerate(documents) if i not in chosen], spread
-    wanted = int(total * fraction)
-    rest, held = list(documents), list[str]()
-    while rest and wanted > 0:
-        last = rest.pop()
-        if len(last) > wanted:
-            cut = _cut_position(last, len(last) - wanted)
-            if last[:cut].strip():
-                rest.append(last[:cut])
-            last = last[cut:]
-        wanted -= len(last)
-        held.insert(0, last)
-    held = [text for text in held if text.strip()]
+    if part == "end":
+        rest, held = _cut(documents, total - int(total * fraction))
+    else:
+        held, rest = _cut(documents, int(total * fraction))
     if not rest or not held:
         raise CorpusError("the text is too short to hold a validation part out of it; give more text, or --valid FILE")
     return rest, held
+
+
+def _cut(documents: list[str], position: int) -> tuple[list[str], list[str]]:
+    """The text before and after about `position` characters; one document is cut in two."""
+    before, after = list[str](), list[str]()
+    for text in documents:
+        cut = len(text) if len(text) <= position else _cut_position(text, position) if position > 0 else 0
+        before.append(text[:cut])
+        after.append(text[cut:])
+        position -= len(text)
+    return [text for text in before if text.strip()], [text for text in after if text.strip()]
 
 
 def _cut_position(text: str, position: int) -> int:
@@ -248,7 +257,8 @@ def load_splits(path: Path) -> dict[str, Split]:
     """Inverse of `save_splits`."""
     with safe_open(path, framework="pt") as file:
         counts = file.metadata()
-        names = [key.removesuffix(".ids") for key in file.keys() if key.endswith(".ids")]  # noqa: SIM118
+        keys = set(file.keys())
+        names = [name for name in ("train", "valid", "test") if f"{name}.ids" in keys]
         return {
             name: Split(
                 file.get_tensor(f"{name}.ids"),

@@ -38,7 +38,8 @@ class TrainingDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
 
     def report(self, report: Report) -> None:
         """Show a step, or a validation."""

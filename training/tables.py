@@ -43,7 +43,7 @@ def print_figures(console: Console, rows: dict[str, dict[str, Any]]) -> None:
     names = ("perplexity", "perplexity_per_word", "bits_per_character", "nats_per_character")
     table = Table()
     table.add_column("text")
-    for title in ("perplexity per token", "per word", "bits per character", "nats per character", "tokens", "unknown"):
+    for title in ("perplexity/token", "perplexity/word", "bits/character", "nats/character", "tokens", "unknown"):
         table.add_column(title, justify="right")
     for label, row in rows.items():
         figures = ["–" if row[name] is None else f"{row[name]:,.4f}" for name in names]
