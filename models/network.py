@@ -44,6 +44,8 @@ class NetworkConfig:
         for name, size in sizes.items():
             if type(size) is not int or not 0 < size <= MAX_SIZE:
                 raise ValueError(f"{name}: {size!r} is not a whole number from 1 to {MAX_SIZE}")
+        if type(self.tied) is not bool:
+            raise ValueError(f"tied: {self.tied!r} is not true or false")
         if self.tied and self.feature_size != self.embedding_size:
             raise ValueError(
                 f"tied: the output matrix needs {self.embedding_size} features (embedding_size) but gets "

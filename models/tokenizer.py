@@ -61,11 +61,13 @@ class Tokenizer:
     """A thin face over a `tokenizers.Tokenizer`, with the level and the boundary that give its tokens their meaning."""
 
     def __init__(self, inner: tokenizers.Tokenizer, level: Level, boundary: Boundary) -> None:
-        """Raises `ValueError` when `inner` has no `<unk>` or `<eos>`, or ids that are not 0 … V-1."""
+        """Raises `ValueError` when `inner` is of another level, lacks `<unk>` or `<eos>`, or has other ids than 0 … V-1."""
         if level not in LEVELS:
             raise ValueError(f"level: {level!r} is not one of {', '.join(LEVELS)}")
         if boundary not in BOUNDARIES:
             raise ValueError(f"boundary: {boundary!r} is not one of {', '.join(BOUNDARIES)}")
+        if not _cuts_as(inner, level):
+            raise ValueError(f"level: the tokenizer does not cut a text as one of level {level} does")
         vocabulary = inner.get_vocab(with_added_tokens=True)
         if sorted(vocabulary.values()) != list(range(len(vocabulary))):
             raise ValueError("the vocabulary's ids are not 0 … V-1, each once")
@@ -233,6 +235,13 @@ class TextDecoder:
     def flush(self) -> str:
         """What an unfinished character at the end of the text becomes: U+FFFD, or nothing."""
         return self._utf8.decode(b"", final=True)
+
+
+def _cuts_as(inner: tokenizers.Tokenizer, level: Level) -> bool:
+    """Whether the tokenizer takes for a token what this level does: a trial, for a file does not say its level."""
+    expected = {"char": ["a", "b", " ", "c"], "word": ["ab", " c"], "split": ["ab", "c"], "bpe": ["ab", "Ġc"]}
+    pieces = [piece for piece, _ in inner.pre_tokenizer.pre_tokenize_str("ab c")] if inner.pre_tokenizer else []
+    return pieces == expected[level]
 
 
 def _countable(text: str, boundary: Boundary) -> list[str]:
