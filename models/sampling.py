@@ -137,7 +137,7 @@ def inverse_cdf(probabilities: Tensor, numbers: Tensor) -> Tensor:
     never a token of probability 0.
     """
     cumulative = probabilities.cumsum(dim=1, dtype=torch.float64)
-    total = cumulative[:, -1:]
+    total = cumulative[:, -1:].contiguous()
     chosen = torch.searchsorted(cumulative, numbers[:, None] * total, right=True)
     last = torch.searchsorted(cumulative, total)  # rounding may have put the number on the total itself
     return torch.minimum(chosen, last).squeeze(1)
