@@ -1,0 +1,164 @@
+"""The command line from the outside: what it prints, its exit status, and runs that are interrupted."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.checkpoint import load_checkpoint
+from tests.training.conftest import TINY, start
+from training.cli import main
+
+
+def last_step(run: Path) -> int:
+    """The last step in the log of a run that may not have begun."""
+    log = run / "log.jsonl"
+    lines = [line for line in log.read_text().splitlines() if line.endswith("}")] if log.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def wait_for_step(run: Path, step: int, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while last_step(run) < step:
+        assert time.monotonic() < deadline, f"step {step} never came"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with a text in it."""
+    assert text_file.parent == tmp_path
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_train_exports_a_checkpoint_and_says_what_to_do_next(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "pets.txt", "--out", "checkpoints/pets", "--steps", "40", *TINY]) == 0
+    printed = capsys.readouterr().out
+    for phrase in ("step     40  validation", "nats per token", "bits/character", "make serve"):
+        assert phrase in printed
+    assert load_checkpoint(folder / "checkpoints/pets").about["sources"]["train"] == ["pets.txt"]
+    assert (folder / "runs/pets/curve.png").exists()
+
+    assert main(["evaluate", "checkpoints/pets", "pets.txt", "--reset", "line", "--json", "--card", "all of it"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["sentences"] == 400
+    assert figures["tokens"] == len((folder / "pets.txt").read_text())
+    assert "all of it" in load_checkpoint(folder / "checkpoints/pets").card
+
+    assert main(["export", "runs/pets", "--out", "checkpoints/small", "--storage", "int8"]) == 0
+    assert load_checkpoint(folder / "checkpoints/small").storage == "int8"
+    assert main(["resume", "runs/pets"]) == 0  # a finished run is only exported again
+    assert main(["plot", "runs/pets"]) == 0
+
+
+def test_killed_run_resumes_to_the_same_weights_bit_for_bit(folder: Path) -> None:
+    options = ["train", "pets.txt", "--steps", "160", *TINY]
+    assert main([*options, "--out", "checkpoints/whole"]) == 0
+
+    killed = start([*options, "--out", "checkpoints/parts"], folder)
+    wait_for_step(folder / "runs/parts", 50)
+    killed.kill()
+    assert killed.wait(60) == -signal.SIGKILL
+    assert not (folder / "checkpoints/parts").exists()
+    resumed = start(["resume", "runs/parts"], folder)
+    assert resumed.wait(120) == 0
+    assert "continuing runs/parts after step" in (folder / "printed.txt").read_text()
+
+    expected, found = (load_file(folder / f"runs/{name}/trainer.safetensors") for name in ("whole", "parts"))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    weights = [(folder / f"checkpoints/{name}/model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert weights[0] == weights[1]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(folder: Path) -> None:
+    process = start(["train", "pets.txt", "--out", "checkpoints/pets", "--steps", "100000", *TINY], folder)
+    wait_for_step(folder / "runs/pets", 20)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    printed = (folder / "printed.txt").read_text()
+    assert "python -m training resume runs/pets" in printed
+    assert "Traceback" not in printed
+    assert (folder / "runs/pets/trainer.safetensors").exists()
+    assert main(["export", "runs/pets"]) == 0
+
+
+def test_existing_run_is_never_overwritten_unasked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["train", "pets.txt", "--out", "checkpoints/pets", "--steps", "20", *TINY]
+    assert main(options) == 0
+    before = (folder / "runs/pets/trainer.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main([*options, "--seed", "5"]) == 2
+    printed = capsys.readouterr().err
+    assert "python -m training resume runs/pets" in printed
+    assert "--force" in printed
+    assert (folder / "runs/pets/trainer.safetensors").read_bytes() == before
+    assert main([*options, "--seed", "5", "--force"]) == 0
+    assert (folder / "runs/pets/trainer.safetensors").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nothing.txt", "--out", "c/x"], "nothing.txt: no such file or folder"),
+        (["train", "pets.txt"], "--out is missing"),
+        (["train", "--out", "c/x"], "no text to train on"),
+        (["train", "pets.txt", "--out", "pets.txt/x"], "pets.txt: cannot be written to"),
+        (["train", "pets.txt", "--out", "c/x", "--hidden-sizes", "big"], "--hidden-sizes: 'big' is not a list"),
+        (["train", "pets.txt", "--out", "c/x", "--dropout", "2"], "dropout: 2.0 is not a probability"),
+        (["train", "pets.txt", "--out", "c/x", "--batch-size", "9999"], "make batch_size or bptt_length smaller"),
+        (["train", "pets.txt", "--out", "c/x", "--recipe", "bad.toml"], "step: unknown key"),
+        (["train", "binary.txt", "--out", "c/x"], "binary.txt: looks like a binary file"),
+        (["train", "short.txt", "--out", "c/x"], "too short"),
+        (["evaluate", "c/none", "pets.txt"], "config.json: is missing"),
+        (["resume", "runs/none"], "not a run"),
+        (["export", "runs/none"], "not a run"),
+        (["stats", "nothing.txt"], "no such file"),
+    ],
+    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
+)
+def test_user_errors_say_what_is_wrong(
+    folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bad.toml").write_text("[training]\nstep = 3\n")
+    (folder / "binary.txt").write_bytes(b"\0\1\2")
+    (folder / "short.txt").write_text("hi\n")
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not (folder / "runs/x").exists()
+
+
+def test_unknown_option_and_missing_log(folder: Path) -> None:
+    assert main(["train", "--no-such-option"]) == 2
+    assert main(["plot", str(folder)]) == 1
+    assert main(["--help"]) == 0
+
+
+def test_stats_prints_figures_and_draws(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats", "pets.txt", "--json", "--plot", "zipf.png"]) == 0
+    statistics = json.loads(capsys.readouterr().out)
+    assert statistics["lines"] == 400
+    assert (folder / "zipf.png").exists()
+    assert main(["stats", "pets.txt"]) == 0
+    assert "Zipf exponent" in capsys.readouterr().out
+
+
+def test_recipe_with_a_data_folder(folder: Path) -> None:
+    (folder / "mine.toml").write_text(
+        '[corpus]\ntrain = ["pets.txt"]\nlevel = "char"\n[training]\nsteps = 20\nvalidate_every = 10\n'
+        "[network]\nhidden_sizes = [8]\nembedding_size = 8\n"
+    )
+    (folder / "data").mkdir()
+    (folder / "pets.txt").rename(folder / "data/pets.txt")
+    assert main(["train", "--recipe", "mine.toml", "--data", "data", "--threads", "1", "--bptt-length", "9"]) == 0
+    about = load_checkpoint(folder / "checkpoints/mine").about
+    assert about["training"]["bptt_length"] == 9
+    assert about["training"]["steps"] == 20
+    assert about["sources"]["train"] == ["pets.txt"]

@@ -1,0 +1,57 @@
+"""What is chosen for texts of different kinds."""
+
+import pytest
+
+from models.network import NetworkConfig
+from training.corpus import CorpusConfig
+from training.defaults import choose_corpus, choose_network, choose_training, describe
+
+NAMES = "".join(f"name{i}saurus\n" for i in range(2000))
+PROSE = ("It was a bright cold day in April, and the clocks were striking thirteen, as they do. " * 5 + "\n") * 200
+WRAPPED = (("a line of prose that has been wrapped at a fixed width by a typist\n" * 6) + "\n") * 200
+POEMS = "秦川雄帝宅，函谷壯皇居。\n綺殿千尋起，離宮百雉餘。\n\n" * 2000
+MARKED = ("The <unk> of the <unk> was a word , and the other one was not .\n") * 500
+
+
+@pytest.mark.parametrize(
+    ("text", "times", "level", "boundary", "unwrap", "shuffle"),
+    [
+        (NAMES, 1, "char", "line", False, True),
+        (PROSE, 1, "char", "document", False, False),
+        (PROSE, 100, "word", "line", False, False),
+        (WRAPPED, 1, "char", "document", False, False),
+        (WRAPPED, 100, "word", "line", True, False),
+        (POEMS, 1, "char", "document", False, False),
+        (MARKED, 1, "split", "line", False, False),
+    ],
+    ids=["names", "a book", "many books", "wrapped book", "many wrapped books", "Chinese", "pre-tokenized"],
+)
+def test_level_and_boundary(text: str, times: int, level: str, boundary: str, unwrap: bool, shuffle: bool) -> None:
+    chosen = choose_corpus(CorpusConfig(), describe([text] * times))
+    assert (chosen.level, chosen.boundary, chosen.unwrap, chosen.shuffle_lines) == (level, boundary, unwrap, shuffle)
+
+
+def test_what_is_given_stays() -> None:
+    given = CorpusConfig(level="bpe", boundary="paragraph", vocabulary_size=300, unwrap=False, shuffle_lines=False)
+    chosen = choose_corpus(given, describe([NAMES]))
+    assert (chosen.level, chosen.boundary, chosen.vocabulary_size) == ("bpe", "paragraph", 300)
+    network = choose_network({"embedding_size": 24, "hidden_sizes": (48,)}, "word", 5000, 10_000)
+    assert (network.embedding_size, network.hidden_sizes, network.projection_size) == (24, (48,), 24)
+    assert choose_training({"steps": 7, "dropout": 0.0}, network, 10_000, False, True).steps == 7
+
+
+@pytest.mark.parametrize("tokens", [64, 300, 5_000, 200_000, 1_000_000, 30_000_000])
+def test_any_amount_of_text_can_be_batched_and_ends_in_minutes(tokens: int) -> None:
+    network = choose_network({}, "char", 100, tokens)
+    training = choose_training({}, network, tokens, False, True)
+    tokens_per_step = training.batch_size * training.bptt_length
+    assert (tokens - training.bptt_length) // tokens_per_step >= 1
+    assert training.steps * tokens_per_step / 10_000 < 3_000  # seconds, at a slow 10,000 tokens a second
+    assert training.validate_every <= training.steps
+
+
+def test_dropout_grows_with_parameters_per_token() -> None:
+    network = NetworkConfig(100, 64, (512, 512))
+    dropouts = [choose_training({}, network, tokens, False, True).dropout for tokens in (10**8, 10**6, 10**5)]
+    assert dropouts == sorted(dropouts)
+    assert dropouts[0] == 0

@@ -1,0 +1,40 @@
+"""The chunked loss equals the plain one."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from training import loss
+from training.loss import linear_cross_entropy
+
+
+@pytest.mark.parametrize("rows_per_chunk", [1, 3, 7, 100])
+def test_loss_and_gradients_equal_cross_entropy(rows_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    vocabulary_size, width, count = 11, 5, 17
+    monkeypatch.setattr(loss, "CHUNK_ELEMENTS", rows_per_chunk * vocabulary_size)
+    tensors = [torch.randn(*shape, dtype=torch.float64) for shape in ((count, width), (vocabulary_size, width), (11,))]
+    targets = torch.randint(vocabulary_size, (count,))
+    chunked, plain = ([tensor.clone().requires_grad_() for tensor in tensors] for _ in range(2))
+
+    value = linear_cross_entropy(*chunked, targets)
+    torch.autograd.backward(value * 3)  # a loss that is scaled afterwards scales its gradients
+    expected = F.cross_entropy(plain[0] @ plain[1].t() + plain[2], targets)
+    torch.autograd.backward(expected * 3)
+
+    torch.testing.assert_close(value, expected)
+    for ours, theirs in zip(chunked, plain, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_bfloat16_products_stay_close() -> None:
+    torch.manual_seed(0)
+    features, weight, bias = torch.randn(64, 32), torch.randn(50, 32) / 6, torch.zeros(50)
+    targets = torch.randint(50, (64,))
+    value = linear_cross_entropy(features.bfloat16(), weight, bias, targets)
+    torch.testing.assert_close(value, F.cross_entropy(features @ weight.t() + bias, targets), rtol=0.02, atol=0.02)
+
+
+def test_uniform_logits_cost_log_of_the_vocabulary() -> None:
+    value = linear_cross_entropy(torch.zeros(6, 3), torch.zeros(10, 3), torch.zeros(10), torch.arange(6))
+    torch.testing.assert_close(value, torch.tensor(10.0).log())

@@ -1,0 +1,119 @@
+"""The loop: it learns, stops the gradient where it should, ends when it should, and goes on from where it was."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.network import NetworkConfig
+from training.run import Run
+from training.trainer import Report, Trainer, TrainingConfig, TrainingError
+
+
+def losses_of(run: Run) -> list[float]:
+    losses: list[float] = []
+    run.trainer().run(lambda report: losses.append(report.loss_nats or math.nan))
+    return losses
+
+
+def final_tensors(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.directory / "trainer.safetensors")
+
+
+def test_loss_goes_down(make_run: Callable[..., Run]) -> None:
+    run = make_run(training={"steps": 150, "learning_rate": 1e-2, "warmup_steps": 10, "dropout": 0.0})
+    reports: list[Report] = []
+    position = run.trainer().run(reports.append)
+    losses = [report.loss_nats for report in reports if report.loss_nats is not None]
+    assert losses[0] == pytest.approx(math.log(run.config.network.vocabulary_size), abs=0.5)
+    assert sum(losses[-10:]) / 10 < 1.2
+    assert position.stopped == "the schedule ended"
+    assert position.best_nats < 1.2
+
+
+def test_log_has_steps_and_validations(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    run.trainer().run(lambda _: None)
+    entries = [json.loads(line) for line in (run.directory / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if "loss_nats" in entry] == [10, 20, 30, 40]
+    assert [entry["step"] for entry in entries if "valid_nats" in entry] == [20, 40]
+
+
+def test_gradient_stops_at_the_edge_of_the_window(make_run: Callable[..., Run]) -> None:
+    trainer = make_run().trainer()
+    trainer._step(0.0)
+    carried = trainer._state
+    assert carried.grad_fn is None
+    assert not carried.requires_grad
+    assert carried.abs().max() > 0  # it is carried, not zeroed
+
+
+def test_same_seed_same_weights_other_seed_others(make_run: Callable[..., Run]) -> None:
+    one, same = make_run("one"), make_run("same")
+    other = make_run("other", training={"seed": 1})
+    for run in (one, same, other):
+        run.trainer().run(lambda _: None)
+    assert all(torch.equal(tensor, final_tensors(same)[name]) for name, tensor in final_tensors(one).items())
+    assert not torch.equal(final_tensors(one)["model.output.weight"], final_tensors(other)["model.output.weight"])
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("partition", ["sequential", "random"])
+def test_stopped_and_resumed_equals_uninterrupted(make_run: Callable[..., Run], cell: str, partition: str) -> None:
+    tables = {"network": {"cell": cell}, "training": {"partition": partition, "checkpoint_every": 7}}
+    whole, parts = make_run("whole", **tables), make_run("parts", **tables)
+    whole.trainer().run(lambda _: None)
+
+    first = parts.trainer()
+    first.run(lambda report: first.request_stop() if report.step == 11 else None)
+    assert first.position.step == 11
+    assert first.position.stopped is None
+    second = parts.trainer()
+    second.load()
+    second.run(lambda _: None)
+
+    expected, found = final_tensors(whole), final_tensors(parts)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert (whole.directory / "best.safetensors").read_bytes() == (parts.directory / "best.safetensors").read_bytes()
+    logs = [(run.directory / "log.jsonl").read_text().splitlines() for run in (whole, parts)]
+    assert [json.loads(line)["step"] for line in logs[0]] == [json.loads(line)["step"] for line in logs[1]]
+
+
+def test_run_without_a_save_resumes_from_the_start(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    (run.directory / "log.jsonl").write_text('{"step": 10, "loss_nats": 1.0}\n{"step": 20, "lo')
+    trainer = run.trainer()
+    trainer.load()
+    assert trainer.position.step == 0
+    assert (run.directory / "log.jsonl").read_text() == ""
+
+
+def test_early_stopping_says_why_and_keeps_the_best(make_run: Callable[..., Run]) -> None:
+    run = make_run(training={"steps": 1000, "validate_every": 1, "patience": 3, "learning_rate": 0.5})
+    position = run.trainer().run(lambda _: None)
+    assert position.stopped == "no improvement in 3 validations"
+    assert position.best_step == position.step - 3
+
+
+def test_gradient_that_is_not_finite_ends_the_run_with_advice(tmp_path: Path) -> None:
+    ids = torch.randint(2, 8, (500,), dtype=torch.int32)
+    network = NetworkConfig(8, 4, (4,))
+    trainer = Trainer(network, TrainingConfig(steps=5, batch_size=2, bptt_length=8), ids, ids, 1, tmp_path)
+    with torch.no_grad():
+        trainer.model.output.bias[0] = math.nan
+    with pytest.raises(TrainingError, match="step 0: the gradient is not finite"):
+        trainer.run(lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("steps", 0), ("dropout", 1.0), ("learning_rate", -1.0), ("max_minutes", 0.0), ("reset_probability", math.nan)],
+)
+def test_impossible_configuration_is_refused_by_name(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=field):
+        TrainingConfig(**({"steps": 1} | {field: value}))  # type: ignore[arg-type]  # values of several types
