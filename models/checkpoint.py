@@ -165,7 +165,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(path, "is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(path, f"cannot be read as JSON ({error})") from None
     if not isinstance(config, dict):
         raise CheckpointError(path, "is not a JSON object")

@@ -61,7 +61,7 @@ class Tokenizer:
     """A thin face over a `tokenizers.Tokenizer`, with the level and the boundary that give its tokens their meaning."""
 
     def __init__(self, inner: tokenizers.Tokenizer, level: Level, boundary: Boundary) -> None:
-        """Raises `ValueError` when `inner` is of another level, lacks a special token, or has other ids than 0 … V-1."""
+        """Raises `ValueError` for another level, a missing special token, and ids that are not 0 … V-1."""
         if level not in LEVELS:
             raise ValueError(f"level: {level!r} is not one of {', '.join(LEVELS)}")
         if boundary not in BOUNDARIES:
