@@ -17,7 +17,7 @@ def test_loss_and_gradients_equal_cross_entropy(rows_per_chunk: int, monkeypatch
     targets = torch.randint(vocabulary_size, (count,))
     chunked, plain = ([tensor.clone().requires_grad_() for tensor in tensors] for _ in range(2))
 
-    value = linear_cross_entropy(*chunked, targets)
+    value = linear_cross_entropy(chunked[0], chunked[1], chunked[2], targets)
     torch.autograd.backward(value * 3)  # a loss that is scaled afterwards scales its gradients
     expected = F.cross_entropy(plain[0] @ plain[1].t() + plain[2], targets)
     torch.autograd.backward(expected * 3)

@@ -23,7 +23,7 @@ def test_unknown_words_get_fewer_as_the_vocabulary_grows() -> None:
     text = "".join(f"word{i % 1500} common\n" for i in range(4000))
     statistics, _ = measure([text], "split")
     rates = list(statistics.oov_rates.values())
-    assert list(statistics.oov_rates)[0] == 1000
+    assert next(iter(statistics.oov_rates)) == 1000
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == 0
 
