@@ -53,21 +53,11 @@ def serve(
     """Serve every checkpoint over HTTP."""
     settings = _settings(host=host, port=port, checkpoints=checkpoints, default_model=model)
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings),
-            host=settings.host,
-            port=settings.port,
-            log_level=settings.log_level,
-            timeout_graceful_shutdown=5,
-        )
-    )
     try:
-        server.run()
+        app = create_app(settings)
     except StartupError as error:
         _fail(str(error))
-    if not server.started:
-        raise typer.Exit(1)
+    uvicorn.run(app, host=settings.host, port=settings.port, log_level=settings.log_level, timeout_graceful_shutdown=5)
 
 
 @cli.command()

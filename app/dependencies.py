@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope
 
 from app.errors import UnauthorizedError
@@ -51,6 +52,25 @@ class _StrictRequest(Request):
     def __init__(self, scope: Scope, receive: Receive) -> None:
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
         super().__init__({**scope, "headers": [*headers, (b"content-type", b"application/json")]}, receive)
+
+    async def body(self) -> bytes:
+        """Raises a 413 as soon as more has come, or is announced, than the settings allow."""
+        if not hasattr(self, "_body"):
+            limit = self.app.state.settings.max_body_bytes
+            announced = self.headers.get("content-length", "")
+            size = int(announced) if announced.isdecimal() else 0
+            chunks = []
+            if size <= limit:
+                size = 0
+                async for chunk in self.stream():
+                    size += len(chunk)
+                    if size > limit:
+                        break
+                    chunks.append(chunk)
+            if size > limit:
+                raise HTTPException(413, f"the body has more than {limit} bytes")
+            self._body = b"".join(chunks)
+        return self._body
 
     async def json(self) -> Any:
         """Raises `json.JSONDecodeError`, also for NaN, for numbers of absurd length and for absurd nesting."""

@@ -15,15 +15,12 @@ from app.settings import Settings
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """A service of the checkpoints that the settings point at.
-
-    They are loaded when the application starts, which raises `StartupError` when there is no default model.
-    """
+    """A service of the checkpoints that the settings point at; raises `StartupError` without a default model."""
+    metrics = Metrics()
+    registry = load_registry(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        registry = load_registry(settings, app.state.metrics)
-        app.state.registry = registry
         registry.start()
         try:
             await next_words.answer(NextRequest(text=""), registry.find(None), settings.timeout_seconds)
@@ -38,10 +35,10 @@ def create_app(settings: Settings) -> FastAPI:
         description="Small recurrent language models: sampling, next words and sentence probabilities.",
         version=system.product_version(),
         lifespan=lifespan,
-        max_body_size=settings.max_body_bytes,
     )
     app.state.settings = settings
-    app.state.metrics = Metrics()
+    app.state.metrics = metrics
+    app.state.registry = registry
     app.state.ready = False
     install_error_handlers(app)
     app.include_router(tasks.router)

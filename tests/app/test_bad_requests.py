@@ -1,0 +1,169 @@
+"""Nothing a client sends gives a 500, and every refusal names the field, the value and the limit."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.app.conftest import serving
+
+GENERATE, SCORE, NEXT = "/generate", "/score", "/next"
+
+WRONG: list[tuple[str, str, int, str | None, str]] = [
+    # route, body, status, param, part of the message
+    (GENERATE, "", 422, None, "JSON object"),
+    (GENERATE, "null", 422, None, "JSON object"),
+    (GENERATE, "[]", 422, None, "JSON object"),
+    (GENERATE, '"text"', 422, None, "JSON object"),
+    (GENERATE, "{", 400, None, "not JSON"),
+    (GENERATE, "\x00", 400, None, "not JSON"),
+    (GENERATE, "[" * 100_000, 400, None, "not JSON"),
+    (GENERATE, '{"seed": ' + "9" * 5000 + "}", 400, None, "not JSON"),
+    (GENERATE, '{"temperature": NaN}', 400, None, "NaN"),
+    (GENERATE, '{"temperature": Infinity}', 400, None, "Infinity"),
+    (GENERATE, '{"temperature": 1e999}', 422, "temperature", "finite"),
+    (GENERATE, '{"temperature": -1}', 422, "temperature", "-1"),
+    (GENERATE, '{"temperature": 10.5}', 422, "temperature", "10"),
+    (GENERATE, '{"temperature": "hot"}', 422, "temperature", "hot"),
+    (GENERATE, '{"top_p": 0}', 422, "top_p", "greater than 0"),
+    (GENERATE, '{"top_p": 1.01}', 422, "top_p", "1.01"),
+    (GENERATE, '{"min_p": 1}', 422, "min_p", "less than 1"),
+    (GENERATE, '{"top_k": -1}', 422, "top_k", "-1"),
+    (GENERATE, '{"repetition_penalty": 0}', 422, "repetition_penalty", "greater than 0"),
+    (GENERATE, '{"presence_penalty": 3}', 422, "presence_penalty", "3"),
+    (GENERATE, '{"max_tokens": -1}', 422, "max_tokens", "-1"),
+    (GENERATE, '{"max_tokens": 4097}', 422, "max_tokens", "4096"),
+    (GENERATE, '{"max_tokens": 1e30}', 422, "max_tokens", "e+30"),
+    (GENERATE, '{"max_tokens": 1.5}', 422, "max_tokens", "1.5"),
+    (GENERATE, '{"max_tokens": true}', 422, "max_tokens", "True"),
+    (GENERATE, '{"max_tokens": null}', 422, "max_tokens", "None"),
+    (GENERATE, '{"min_tokens": 65}', 422, "min_tokens", "64"),
+    (GENERATE, '{"n": 0}', 422, "n", "0"),
+    (GENERATE, '{"n": 65}', 422, "n", "64"),
+    (GENERATE, '{"seed": -1}', 422, "seed", "-1"),
+    (GENERATE, '{"seed": 9223372036854775808}', 422, "seed", "9223372036854775807"),
+    (GENERATE, '{"logprobs": 21}', 422, "logprobs", "20"),
+    (GENERATE, '{"prompt": 5}', 422, "prompt", "list of strings"),
+    (GENERATE, '{"prompt": []}', 422, "prompt", "at least one"),
+    (GENERATE, '{"prompt": ["a", 5]}', 422, "prompt.1", "5"),
+    (GENERATE, '{"prompt": "\\ud800"}', 422, "prompt.0", "surrogate"),
+    (GENERATE, '{"stop": [""]}', 422, "stop.0", "empty"),
+    (GENERATE, '{"stop": ["\\udfff"]}', 422, "stop.0", "surrogate"),
+    (GENERATE, '{"stop": "' + "x" * 257 + '"}', 422, "stop.0", "256"),
+    (GENERATE, '{"stop": [' + ",".join(['"s"'] * 1000) + "]}", 422, "stop", "16"),
+    (GENERATE, '{"logit_bias": {"The": 1}}', 422, "logit_bias", "The"),
+    (GENERATE, '{"logit_bias": {"100000": 1}}', 422, "logit_bias.100000", "limit"),
+    (GENERATE, '{"logit_bias": {"1": 101}}', 422, "logit_bias.1", "100"),
+    (GENERATE, '{"timeout_seconds": 0}', 422, "timeout_seconds", "greater than 0"),
+    (GENERATE, '{"timeout_seconds": 1e6}', 422, "timeout_seconds", "120"),
+    (GENERATE, '{"model": "nobody"}', 404, "model", "nobody"),
+    (GENERATE, '{"model": ""}', 404, "model", "''"),
+    (GENERATE, '{"model": "../word"}', 404, "model", "../word"),
+    (GENERATE, '{"tempurature": 1}', 422, "tempurature", "no such field"),
+    (SCORE, "{}", 422, "text", "required"),
+    (SCORE, '{"text": []}', 422, "text", "at least one"),
+    (SCORE, '{"text": [' + ",".join(['"x"'] * 10_000) + "]}", 422, "text", "1024"),
+    (SCORE, '{"text": "a", "top": 51}', 422, "top", "50"),
+    (SCORE, '{"text": "a", "bos": 1}', 422, "bos", "1"),
+    (SCORE, '{"text": "a", "context": "\\ud800"}', 422, "context", "surrogate"),
+    (NEXT, "{}", 422, "text", "required"),
+    (NEXT, '{"text": ["a"]}', 422, "text", "string"),
+    (NEXT, '{"text": "a", "top": 0}', 422, "top", "1"),
+    (NEXT, '{"text": "a", "top": 51}', 422, "top", "50"),
+]
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "status", "param", "part"), WRONG, ids=[f"{route}-{body[:40]}" for route, body, *_ in WRONG]
+)
+def test_a_wrong_request_is_refused_with_its_reason(
+    client: httpx.Client, route: str, body: str, status: int, param: str | None, part: str
+) -> None:
+    response = client.post(route, content=body.encode())
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (status, param), error
+    assert part in error["message"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert len(error["message"]) < 400
+
+
+def test_a_wrong_value_is_shown_but_not_all_of_it(client: httpx.Client) -> None:
+    error = client.post("/generate", json={"temperature": "x" * 10_000}).json()["error"]
+    assert "xxx" in error["message"]
+    assert len(error["message"]) < 200
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["content-length", "chunked"])
+def test_ten_megabytes_are_too_many(client: httpx.Client, chunked: bool) -> None:
+    body = b'{"prompt": "' + b"x" * 10_000_000 + b'"}'
+
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, len(body), 1 << 16):
+            yield body[start : start + (1 << 16)]
+
+    response = client.post("/generate", content=chunks() if chunked else body)
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("text", ["\x00\x07\x1b[31m", "\r\n\t", "\u202e\ufeff", "🦜" * 100, "e\u0301" * 50])
+def test_control_characters_and_odd_unicode_are_legal_text(client: httpx.Client, text: str) -> None:
+    for model in ("word", "char"):
+        for route, body in (
+            (GENERATE, {"prompt": text}),
+            (SCORE, {"text": text, "tokens": True}),
+            (NEXT, {"text": text}),
+        ):
+            assert client.post(route, json=body | {"model": model}).status_code == 200
+
+
+def test_a_body_is_json_whatever_its_content_type_says(client: httpx.Client) -> None:
+    for content_type in ("application/x-www-form-urlencoded", "text/plain", "nonsense"):
+        response = client.post("/score", content=b'{"text": "The"}', headers={"content-type": content_type})
+        assert response.status_code == 200
+
+
+def test_routes_and_methods_that_do_not_exist_have_the_error_shape(client: httpx.Client) -> None:
+    for response, status in ((client.get("/nothing"), 404), (client.get("/generate"), 405)):
+        assert response.status_code == status
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_deadline_is_a_504(client: httpx.Client) -> None:
+    body: dict[str, Any] = {"max_tokens": 4096, "n": 64, "ignore_eos": True, "timeout_seconds": 0.05}
+    response = client.post("/generate", json=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
+
+
+def test_a_deadline_in_a_stream_is_its_last_event(client: httpx.Client) -> None:
+    body: dict[str, Any] = {"max_tokens": 4096, "n": 8, "ignore_eos": True, "timeout_seconds": 0.2, "stream": True}
+    response = client.post("/generate", json=body)
+    assert response.status_code == 200
+    *_, error, done = [line for line in response.text.split("\n") if line]
+    assert '"deadline_exceeded"' in error
+    assert done == "data: [DONE]"
+
+
+def test_too_many_requests_are_refused_at_once_with_a_time_to_come_back(checkpoints_dir: Path) -> None:
+    with serving(
+        checkpoints=checkpoints_dir, default_model="word", threads=1, max_requests=1, max_tokens=10**9
+    ) as client:
+        endless = {"max_tokens": 10**9, "ignore_eos": True, "stream": True}
+        with client.stream("POST", "/generate", json=endless) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            refused = client.post("/score", json={"text": "The cat"})
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["code"] == "too_many_requests"
+
+
+def test_keys_are_asked_for_when_there_are_some(checkpoints_dir: Path) -> None:
+    with serving(checkpoints=checkpoints_dir, default_model="word", threads=1, api_keys="one, two") as client:
+        body = {"text": "The cat"}
+        assert client.post("/score", json=body).status_code == 401
+        assert client.post("/score", json=body, headers={"authorization": "Bearer three"}).status_code == 401
+        assert client.post("/score", json=body, headers={"authorization": "Bearer two"}).status_code == 200
+        assert client.get("/health").status_code == 200
