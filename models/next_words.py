@@ -43,9 +43,12 @@ class Begun:
 
 
 def split_begun(tokenizer: Tokenizer, text: str) -> Begun:
-    """Where the last word of a text begins. A text that ends in a letter or digit is completing its last word."""
+    """Where the last word of a text begins. A text that ends in a letter or digit is completing its last word.
+
+    So is one that ends in a mark that rides on a letter: a combining accent, the vowel sign of an Indic word.
+    """
     start = len(text)
-    completing = bool(text) and text[-1].isalnum()
+    completing = bool(text) and is_word_character(text[-1])
     if completing and tokenizer.level in ("word", "split"):
         start = tokenizer.encode(text).offsets[-1][0]
         start += len(text[start:]) - len(text[start:].lstrip())
@@ -105,7 +108,8 @@ class WordPieces:
     """What each token of a `char` or `bpe` vocabulary can be inside a word."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.surfaces = [surface.decode("utf-8", "replace") for surface in tokenizer.token_bytes]
+        # Bytes that are no whole character are nothing here: neither inside a word nor its end.
+        self.surfaces = [_whole_characters(surface) for surface in tokenizer.token_bytes]
         for special in (tokenizer.unk_id, tokenizer.eos_id):
             self.surfaces[special] = ""
         stripped = [surface.removeprefix(" ") for surface in self.surfaces]
@@ -119,6 +123,13 @@ class WordPieces:
         self.ends = torch.tensor(ends)
         marks = [bool(s) and not s[0].isspace() and not is_word_character(s[0]) for s in stripped]
         self.marks = torch.tensor(marks)
+
+
+def _whole_characters(surface: bytes) -> str:
+    try:
+        return surface.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 @dataclass(frozen=True, order=True)
@@ -152,6 +163,8 @@ class WordSearch:
         self._punctuation = punctuation and not self._completing
         self._expansions_left = max_expansions
         self._fold = False
+        # Probability that the text goes on as it has been begun; what candidates' probabilities are relative to.
+        self._begun_mass = 0.0 if self._completing else 1.0
         self._found: dict[str, float] = {}
         self._heap: list[Node] = []
 
@@ -189,19 +202,19 @@ class WordSearch:
 
     def result(self) -> NextWords:
         """The words found so far; when completing, with probabilities renormalised over all that begins so."""
-        scale = 1.0
-        if self._completing:
-            open_mass = sum(math.exp(-n.negative_logprob) for n in self._heap if self._matches(n.text, True))
-            scale = 1 / max(sum(self._found.values()) + open_mass, 1e-300)
         best = heapq.nlargest(self._top, self._found.items(), key=lambda item: item[1])
-        return NextWords([(word, mass * scale) for word, mass in best if mass > 0])
+        return NextWords([(word, mass / self._begun_mass) for word, mass in best if mass > 0])
 
     def _push(self, logprob: float, text: str, logprobs: Tensor, state: Any, usable: Tensor) -> None:
-        likely = usable & (logprob + logprobs > self._bar())
+        begins = self._completing and not self._matches(text, whole=True)
+        likely = usable & (logprob + logprobs > (self._floor() if begins else self._bar()))
         for token_id in likely.nonzero()[:, 0].tolist():
             extended = text + self._pieces.surfaces[token_id]
             if self._matches(extended, whole=False):
-                heapq.heappush(self._heap, Node(-(logprob + float(logprobs[token_id])), extended, token_id, state))
+                extended_logprob = logprob + float(logprobs[token_id])
+                heapq.heappush(self._heap, Node(-extended_logprob, extended, token_id, state))
+                if begins and self._matches(extended, whole=True):
+                    self._begun_mass += math.exp(extended_logprob)
 
     def _matches(self, text: str, whole: bool) -> bool:
         """Whether a path's text agrees with what has been begun; `whole`: and holds all of it."""
@@ -212,8 +225,12 @@ class WordSearch:
 
     def _bar(self) -> float:
         """Log-probability that a path must exceed to matter: the `top`-th best word found, or next to nothing."""
-        floor = -30.0
+        floor = self._floor()
         if len(self._found) < self._top:
             return floor
         least = heapq.nlargest(self._top, self._found.values())[-1]
         return max(floor, math.log(least)) if least > 0 else floor
+
+    def _floor(self) -> float:
+        """Next to nothing, given what has been begun; what was typed counts, however improbable it is."""
+        return math.log(self._begun_mass) - 30.0 if self._begun_mass > 0 else -math.inf
