@@ -38,12 +38,16 @@ SECONDS_PER_TOKEN = 1.5e-5
 """What a token costs whatever the size of the network."""
 
 
+PUNCTUATION = tuple(".,;:!?…。，、；：！？")
+
+
 @dataclass(frozen=True)
 class TextShape:
     """What the choices are made from; everything but `characters` is measured on a sample.
 
     line_length: mean over lines that are not empty. empty_lines: their share of all lines. spaces: share of
-    characters. wrapped: lines are broken at a fixed width. pretokenized: the text holds `<unk>` as a word.
+    characters. punctuated: share of lines that end in punctuation. wrapped: lines are broken at a fixed width.
+    pretokenized: the text holds `<unk>` as a word.
     """
 
     characters: int
@@ -51,6 +55,7 @@ class TextShape:
     empty_lines: float
     spaces: float
     alphabet: int
+    punctuated: float
     wrapped: bool
     pretokenized: bool
 
@@ -61,8 +66,8 @@ class TextShape:
 
     @property
     def is_list_of_short_items(self) -> bool:
-        """Items like names, where a line owes nothing to the line before."""
-        return self.is_list and self.line_length <= 40
+        """Items like names or molecules, where a line owes nothing to the line before; not verse, not sentences."""
+        return self.is_list and self.line_length <= 60 and self.spaces < 0.12 and self.punctuated < 0.2
 
 
 def describe(documents: Sequence[str]) -> TextShape:
@@ -70,13 +75,15 @@ def describe(documents: Sequence[str]) -> TextShape:
     share = max(20_000, SAMPLE_CHARACTERS // max(1, len(documents)))
     sample = "\n".join(text[:share] for text in documents)[:SAMPLE_CHARACTERS]
     lines = sample.rstrip("\n").split("\n")
-    lengths = sorted(len(line.strip()) for line in lines if line.strip()) or [0]
+    filled = [line.strip() for line in lines if line.strip()] or [""]
+    lengths = sorted(map(len, filled))
     return TextShape(
         characters=sum(map(len, documents)),
         line_length=sum(lengths) / len(lengths),
         empty_lines=sum(not line.strip() for line in lines) / len(lines),
         spaces=sample.count(" ") / max(1, len(sample)),
         alphabet=len(set(sample)),
+        punctuated=sum(line.endswith(PUNCTUATION) for line in filled) / len(filled),
         wrapped=_is_wrapped(lengths),
         pretokenized=sample.count(" <unk> ") > len(sample) / 20_000,
     )
@@ -164,13 +171,14 @@ def choose_training(
     seconds = 6 * parameters / (NATIVE_FLOPS if native_bfloat16 else PLAIN_FLOPS) + SECONDS_PER_TOKEN
     steps = min(BUDGET_SECONDS / seconds, MAX_EPOCHS * train_tokens) / tokens_per_batch
     steps = given.get("steps", max(50, round(steps)))
+    epochs = steps * tokens_per_batch / max(1, train_tokens)
     validate_every = max(10, min(500, steps // 40))
     chosen: dict[str, Any] = {
         "steps": steps,
         "batch_size": batch_size,
         "bptt_length": bptt_length,
         "partition": "random" if independent_lines else "sequential",
-        "dropout": _dropout(parameters / max(1, train_tokens)),
+        "dropout": _dropout(parameters / max(1, train_tokens), epochs),
         "learning_rate": 2e-3 if max(network.hidden_sizes) >= 512 else 4e-3,
         "warmup_steps": min(100, steps // 10),
         "weight_decay": 0.05,
@@ -180,7 +188,9 @@ def choose_training(
     return TrainingConfig(**{**chosen, **given})
 
 
-def _dropout(parameters_per_token: float) -> float:
-    """Little text for many parameters is learned by heart unless some of them are taken away."""
+def _dropout(parameters_per_token: float, epochs: float) -> float:
+    """Little text for many parameters is learned by heart unless some are taken away; not when it is read but once."""
+    if epochs <= 2:
+        return 0.0
     steps = ((0.3, 0.0), (1.0, 0.1), (2.5, 0.2), (6.0, 0.3))
     return next((dropout for limit, dropout in steps if parameters_per_token < limit), 0.4)

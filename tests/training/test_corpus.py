@@ -83,6 +83,8 @@ def test_one_end_of_a_text_is_held_out_at_a_line(part: str) -> None:
     assert abs(len(held[0]) / len(text) - 0.1) < 0.01
     assert rest[0].startswith("line ")
     assert held[0].startswith("line ")
+    assert rest[0].endswith("\n")
+    assert held[0].endswith("\n")
 
 
 def test_fractions_are_shares_of_the_whole_corpus() -> None:

@@ -9,6 +9,7 @@ from training.defaults import choose_corpus, choose_network, choose_training, de
 NAMES = "".join(f"name{i}saurus\n" for i in range(2000))
 PROSE = ("It was a bright cold day in April, and the clocks were striking thirteen, as they do. " * 5 + "\n") * 200
 WRAPPED = (("a line of prose that has been wrapped at a fixed width by a typist\n" * 6) + "\n") * 200
+VERSE = "Shall I compare thee to a day,\nThou art more lovely, one may say.\n" * 2000
 POEMS = "秦川雄帝宅，函谷壯皇居。\n綺殿千尋起，離宮百雉餘。\n\n" * 2000
 MARKED = ("The <unk> of the <unk> was a word , and the other one was not .\n") * 500
 
@@ -21,10 +22,11 @@ MARKED = ("The <unk> of the <unk> was a word , and the other one was not .\n") *
         (PROSE, 100, "word", "line", False, False),
         (WRAPPED, 1, "char", "document", False, False),
         (WRAPPED, 100, "word", "line", True, False),
+        (VERSE, 1, "char", "line", False, False),
         (POEMS, 1, "char", "document", False, False),
         (MARKED, 1, "split", "line", False, False),
     ],
-    ids=["names", "a book", "many books", "wrapped book", "many wrapped books", "Chinese", "pre-tokenized"],
+    ids=["names", "a book", "many books", "wrapped book", "many wrapped books", "verse", "Chinese", "pre-tokenized"],
 )
 def test_level_and_boundary(text: str, times: int, level: str, boundary: str, unwrap: bool, shuffle: bool) -> None:
     chosen = choose_corpus(CorpusConfig(), describe([text] * times))
