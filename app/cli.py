@@ -60,6 +60,12 @@ def serve(
     uvicorn.run(app, host=settings.host, port=settings.port, log_level=settings.log_level, timeout_graceful_shutdown=5)
 
 
+@cli.command(name="settings")
+def show_settings() -> None:
+    """Every CAROUSEL_* environment variable, with its default and meaning."""
+    print(Settings.table(), end="")  # noqa: T201
+
+
 @cli.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads it from standard input.")] = "",

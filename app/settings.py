@@ -45,6 +45,15 @@ class Settings(BaseSettings):
     max_logit_bias: Count = Field(1024, description="Most entries of `logit_bias`.")
     timeout_seconds: Annotated[float, Field(gt=0)] = Field(120.0, description="Longest time a request may take.")
 
+    @classmethod
+    def table(cls) -> str:
+        """Every variable with its default and meaning, as Markdown."""
+        rows = ["| variable | default | meaning |", "|---|---|---|"]
+        for name, field in cls.model_fields.items():
+            default = "" if field.default in (None, []) else f"`{field.default}`"
+            rows.append(f"| `CAROUSEL_{name.upper()}` | {default} | {field.description} |")
+        return "\n".join(rows) + "\n"
+
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:

@@ -1,0 +1,60 @@
+"""BLiMP: of two sentences that differ in one point of grammar, does the model find the good one likelier?
+
+    python benchmarks/blimp.py FOLDER [--url http://127.0.0.1:8000] [--model NAME]
+
+FOLDER holds BLiMP's .jsonl files (Warstadt et al. 2020). Every sentence is scored through POST /score of a running
+server; a pair is right when the good sentence has the higher log-probability. Prints accuracy for each paradigm, and
+how many pairs hold a word that the model does not know.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+PAIRS = 256
+"""Pairs in one request."""
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Folder of BLiMP's .jsonl files.", exists=True, file_okay=False)],
+    url: Annotated[str, typer.Option(help="Where the server is.")] = "http://127.0.0.1:8000",
+    model: Annotated[str | None, typer.Option(help="Name of a served model; not given: the default.")] = None,
+) -> None:
+    """Accuracy on BLiMP, by POST /score."""
+    table = Table("paradigm", "pairs", "right", "with unknown words")
+    totals = [0, 0, 0]
+    with httpx.Client(base_url=url, timeout=300) as client:
+        for file in track(sorted(folder.glob("*.jsonl")), "scoring", console=Console(stderr=True)):
+            with file.open(encoding="utf-8") as lines:
+                pairs = [json.loads(line) for line in lines]
+            counts = [0, 0, 0]
+            for start in range(0, len(pairs), PAIRS):
+                chunk = pairs[start : start + PAIRS]
+                texts = [text for pair in chunk for text in (pair["sentence_good"], pair["sentence_bad"])]
+                answer = client.post("/score", json={"text": texts, "model": model})
+                answer.raise_for_status()
+                scores = answer.json()["scores"]
+                for good, bad in zip(scores[::2], scores[1::2], strict=True):
+                    counts[0] += 1
+                    counts[1] += good["logprob"] > bad["logprob"]
+                    counts[2] += bool(good["oov"] or bad["oov"])
+            table.add_row(file.stem, *_shares(counts))
+            totals = [total + count for total, count in zip(totals, counts, strict=True)]
+    table.add_section()
+    table.add_row("all", *_shares(totals))
+    Console().print(table)
+
+
+def _shares(counts: list[int]) -> tuple[str, str, str]:
+    pairs, right, unknown = counts
+    return str(pairs), f"{right / pairs:.1%}", f"{unknown / pairs:.1%}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
