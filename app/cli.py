@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, nullcontext
@@ -23,7 +24,7 @@ from app.errors import ServiceError, validation_error
 from app.limits import check_generate, check_next, check_score
 from app.main import create_app
 from app.metrics import Metrics
-from app.registry import ServedModel, StartupError, load_registry
+from app.registry import Registry, ServedModel, StartupError, load_registry
 from app.schemas import GenerateRequest, NextRequest, Score, ScoreRequest, StreamedText
 from app.settings import Settings
 
@@ -36,6 +37,9 @@ cli = typer.Typer(
 
 BATCH = 64
 """Texts scored together when a file is read."""
+
+GRACE_SECONDS = 5
+"""Time that requests under way have to finish when the server is told to stop."""
 
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="Name of a checkpoint; not given: the default.")]
 CheckpointsOption = Annotated[
@@ -57,7 +61,29 @@ def serve(
         app = create_app(settings)
     except StartupError as error:
         _fail(str(error))
-    uvicorn.run(app, host=settings.host, port=settings.port, log_level=settings.log_level, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        timeout_graceful_shutdown=GRACE_SECONDS + 1,
+    )
+    server = _Server(config, app.state.registry)
+    server.run()
+    if not server.started:
+        raise typer.Exit(1)
+
+
+class _Server(uvicorn.Server):
+    """Lets requests under way finish for a while; what is not done by then is told that the server shuts down."""
+
+    def __init__(self, config: uvicorn.Config, registry: Registry) -> None:
+        super().__init__(config)
+        self._registry = registry
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._registry.stop)
+        await super().shutdown(sockets)
 
 
 @cli.command(name="settings")

@@ -7,6 +7,7 @@ ServiceError
 ├── OverloadedError        too many requests are waiting
 ├── DeadlineError          the request's time is over
 ├── UnavailableError       starting up or shutting down
+├── ClientGoneError        nobody waits for the answer any more
 └── InternalError          our own fault
 """
 
@@ -82,6 +83,10 @@ class UnavailableError(ServiceError):
 
 class DeadlineError(ServiceError):
     status, type, code = 504, "timeout_error", "deadline_exceeded"
+
+
+class ClientGoneError(ServiceError):
+    status, type, code = 499, "client_error", "client_gone"
 
 
 class InternalError(ServiceError):

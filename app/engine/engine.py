@@ -111,17 +111,15 @@ class Engine:
 
     def _work(self) -> None:
         while self._take_arrivals():
-            self._drop_abandoned()
-            if self._scheduler.idle:
-                continue
-            started = time.monotonic()
             try:
-                self._iterate()
+                self._drop_abandoned()
+                if not self._scheduler.idle:
+                    with self._metrics.step_seconds.labels(self.name).time():
+                        self._iterate()
             except Exception:
                 logger.exception("an iteration of %s failed", self.name)
                 for request in self._scheduler.requests():
                     self._end(request, InternalError("the model failed; the server's log has the details"))
-            self._metrics.step_seconds.labels(self.name).observe(time.monotonic() - started)
             self._show_load()
         for request in self._scheduler.requests():
             self._end(request, UnavailableError("the server is shutting down"))
@@ -143,7 +141,6 @@ class Engine:
                 self._end(request, None)
             elif now > request.deadline:
                 self._end(request, DeadlineError("the request's time is over (timeout_seconds)"))
-        self._show_load()
 
     def _iterate(self) -> None:
         """One iteration; see the top of this file."""

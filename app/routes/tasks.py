@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from app import limits
 from app.answers import generate, next, score  # noqa: A004 — named after the route
 from app.dependencies import RegistryDep, SettingsDep, StrictRoute, require_api_key
-from app.errors import InternalError, ServiceError
+from app.errors import ClientGoneError, InternalError, ServiceError
 from app.schemas import (
     ErrorResponse,
     GenerateRequest,
@@ -84,13 +84,16 @@ async def post_next(body: NextRequest, request: Request, registry: RegistryDep, 
 
 
 async def while_connected(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:
-    """Wait for an answer, but not longer than the client does: its work is cancelled when it goes away."""
+    """Wait for an answer, but not longer than the client does: its work is cancelled when it goes away.
+
+    Raises `ClientGoneError`, which nobody is there to read.
+    """
     working = asyncio.ensure_future(answer)
     watching = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            working.cancel()
+            raise ClientGoneError("the client went away")
         return await working
     finally:
         working.cancel()
