@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -440,7 +441,7 @@ def test_a_checkpoint_is_four_readable_files(checkpoints_dir: Path) -> None:
 def test_only_whole_checkpoints_are_visible_under_the_name(
     tiny_word: Tiny, tiny_char: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever anything is written to the disk or renamed, the name stands for the old or the new one, or for none."""
+    """Whenever anything is synced, renamed or removed, the name stands for the old or the new one, or for none."""
     save_checkpoint(tmp_path / "toy", *tiny_word)
     seen: list[str | None] = []
 
@@ -450,9 +451,9 @@ def test_only_whole_checkpoints_are_visible_under_the_name(
         seen.append(load_checkpoint(found[0]).tokenizer.level if found else None)
 
     def watched(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
             look()
-            result = function(*args)
+            result = function(*args, **options)
             look()
             return result
 
@@ -460,6 +461,7 @@ def test_only_whole_checkpoints_are_visible_under_the_name(
 
     monkeypatch.setattr(models.checkpoint, "_sync", watched(models.checkpoint._sync))
     monkeypatch.setattr(Path, "rename", watched(Path.rename))
+    monkeypatch.setattr(os, "unlink", watched(os.unlink))
     save_checkpoint(tmp_path / "toy", *tiny_char)
     assert seen[0] == "word"
     assert seen[-1] == "char"

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
-from torch.testing import assert_close
 
 from models.sampling import Draw, SamplingParams, inverse_cdf, next_token_probabilities, sample, uniforms
 from tests.tiny import random_ids, tiny_model
@@ -34,7 +33,7 @@ def distribution(
 ) -> list[float]:
     draw = Draw(SamplingParams(**params), seed=0, prompt=prompt, completion=completion, banned=banned)
     probabilities = next_token_probabilities(logits[None], [draw])[0]
-    assert_close(float(probabilities.sum()), 1.0)
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
     return probabilities.tolist()
 
 
@@ -167,6 +166,12 @@ def test_no_bias_lifts_a_ban() -> None:
     expect(distribution(HAND, banned=[0], logit_bias={0: 100.0}, temperature=0.0), [0, 1, 0, 0])
 
 
+@pytest.mark.parametrize("params", [{"top_k": 10}, {"top_p": 10 / 4096}], ids=["top_k", "top_p"])
+def test_lower_ids_are_kept_among_many_equals(params: dict[str, Any]) -> None:
+    kept = torch.tensor(distribution(torch.zeros(4096), **params)).nonzero()[:, 0]
+    assert kept.tolist() == list(range(10))
+
+
 # The order of the steps
 
 
@@ -225,6 +230,14 @@ def test_a_row_of_a_mixed_batch_equals_the_row_alone() -> None:
     assert torch.equal(sample(logits.flip(0), MIXED[::-1]), drawn.flip(0))
 
 
+def test_a_token_is_drawn_by_the_number_of_its_seed_choice_and_position() -> None:
+    logits = mixed_logits()
+    numbers = torch.tensor([one_uniform(d.seed, d.choice, d.position) for d in MIXED], dtype=torch.float64)
+    assert torch.equal(sample(logits, MIXED), inverse_cdf(next_token_probabilities(logits, MIXED), numbers))
+    draws = [Draw(SamplingParams(), seed=1, choice=choice) for choice in range(64)]
+    assert len(set(sample(torch.zeros(64, 1000), draws).tolist())) > 50
+
+
 def test_sampling_leaves_its_inputs_as_they_are() -> None:
     logits = mixed_logits()
     before, copies = logits.clone(), [repr(draw) for draw in MIXED]
@@ -242,7 +255,7 @@ def test_sampling_is_a_function_of_its_arguments_not_of_torchs_generator() -> No
 
 
 @given(
-    st.lists(st.floats(-50, 50), min_size=2, max_size=8),
+    st.lists(st.integers(-400, 400), min_size=2, max_size=8),
     st.floats(0.01, 10),
     st.integers(0, 10),
     st.floats(0.01, 1),
@@ -250,13 +263,13 @@ def test_sampling_is_a_function_of_its_arguments_not_of_torchs_generator() -> No
 )
 @settings(max_examples=100, deadline=None)
 def test_filters_always_leave_the_likeliest_and_a_distribution(
-    logits: list[float], temperature: float, top_k: int, top_p: float, min_p: float
+    eighths: list[int], temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
-    values = torch.tensor(logits)
+    values = torch.tensor(eighths) / 8
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     probabilities = next_token_probabilities(values[None], [Draw(params, seed=0)])[0]
     assert probabilities[values.argmax()] > 0
-    assert_close(float(probabilities.sum()), 1.0)
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
     if top_k:
         assert int((probabilities > 0).sum()) <= top_k
 
