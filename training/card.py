@@ -110,7 +110,8 @@ def _samples(samples: list[Mapping[str, Any]]) -> str:
         return ""
     blocks = "\n\n".join("```\n" + sample["text"].strip("\n").replace("```", "'''") + "\n```" for sample in samples)
     temperature, seeds = samples[0]["temperature"], ", ".join(str(sample["seed"]) for sample in samples)
-    return f"## Samples\n\nFrom an empty prompt, temperature {temperature}, seeds {seeds}.\n\n{blocks}"
+    prompt = f"the prompt `{samples[0]['prompt']!r}`" if samples[0]["prompt"] else "an empty prompt"
+    return f"## Samples\n\nFrom {prompt}, temperature {temperature}, seeds {seeds}.\n\n{blocks}"
 
 
 def _number(value: float | None, digits: int) -> str:

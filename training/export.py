@@ -139,8 +139,12 @@ def add_figures(directory: Path, label: str, figures: Figures, reset: Reset) -> 
 
 
 def make_samples(stored: Checkpoint) -> list[dict[str, Any]]:
-    """A few texts from an empty prompt: whole lines or paragraphs, or the beginning of a document."""
+    """A few texts: whole lines or paragraphs from an empty prompt, or what follows a line end in a document.
+
+    A document model has seen few beginnings of documents, often one: from an empty prompt it starts anywhere.
+    """
     short = stored.tokenizer.boundary != "document"
+    prompt = "" if short else "\n"
     length = 300 if stored.tokenizer.level in ("char", "bpe") else 60
     samples = []
     for seed in range(1, 6 if short else 3):
@@ -151,6 +155,6 @@ def make_samples(stored: Checkpoint) -> list[dict[str, Any]]:
             ignore_eos=not short,
             sampling=SamplingParams(temperature=SAMPLE_TEMPERATURE),
         )
-        text, _ = generate(stored.model, stored.tokenizer, "", params)
-        samples.append({"text": text, "seed": seed, "temperature": SAMPLE_TEMPERATURE})
+        text, _ = generate(stored.model, stored.tokenizer, prompt, params)
+        samples.append({"prompt": prompt, "text": text, "seed": seed, "temperature": SAMPLE_TEMPERATURE})
     return samples
