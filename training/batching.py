@@ -7,7 +7,7 @@ one window to the next.
     stream 1   i j k l | m n o p |                        i j k l              j k l m
 
 Random windows: the stream is cut into windows at a random offset, the windows come in random order, and each starts
-from the zero state.
+from the zero state, at the `<eos>` before it where one is less than a window away.
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,11 @@ class Batches:
     """Batch number 0, 1, 2, … of the training split.
 
     Each epoch starts at another offset, so that the windows' edges fall on other tokens. With the sequential partition
-    a row's state is also zeroed at a window's start with probability `reset_probability`: a model that never sees the
-    zero state again after its first step drifts away from it, and scores of single sentences start there.
+    a row leaves its stream with probability `reset_probability`, for one window that begins at a random `<eos>` in the
+    zero state: scores and texts begin there, and a model that hardly ever sees it knows nothing of how texts begin.
+
+        row 0   a b c d | Y Z A B | i j k l | m n      Y: what follows the random <eos>
+                carried   zero      zero      carried
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class Batches:
                 f"{len(ids)} tokens are too few for {batch_size} windows of {bptt_length}; "
                 "make batch_size or bptt_length smaller"
             )
+        begins = torch.nonzero(self._ids[: len(self._ids) - bptt_length] == eos_id).flatten()
+        self._begins = begins  # where a window can begin with <eos>; the first one is at 0
         self._order: tuple[int, int, Tensor] | None = None
 
     @property
@@ -71,17 +76,28 @@ class Batches:
         offset, order = self._epoch(epoch)
         rows, length = self._batch_size, self._bptt_length
         if self._partition == "sequential":
-            starts = torch.arange(rows) * (self.batches_per_epoch * length) + index * length
-            generator = torch.Generator().manual_seed(mix(self._seed, 2, step))
-            fresh = torch.rand(rows, generator=generator) < self._reset_probability
+            starts = offset + torch.arange(rows) * (self.batches_per_epoch * length) + index * length
+            leaves, begins = self._excursions(step)
+            fresh = leaves.clone()
             if index == 0:
-                fresh = torch.ones(rows, dtype=torch.bool)
+                fresh[:] = True
+            else:
+                fresh |= self._excursions(step - 1)[0]
+            starts = torch.where(leaves, begins, starts)
         else:
-            starts = order[index * rows : (index + 1) * rows] * length
+            starts = offset + order[index * rows : (index + 1) * rows] * length
+            begins = self._begins[torch.searchsorted(self._begins, starts, right=True) - 1]
+            starts = torch.where(starts - begins < length, begins, starts)
             fresh = torch.ones(rows, dtype=torch.bool)
-        positions = offset + starts[:, None] + torch.arange(length + 1)
-        window = self._ids[positions].long()
+        window = self._ids[starts[:, None] + torch.arange(length + 1)].long()
         return Batch(window[:, :-1], window[:, 1:], fresh)
+
+    def _excursions(self, step: int) -> tuple[Tensor, Tensor]:
+        """Which rows leave their streams for this window, and the positions of `<eos>` that they would go to; (B,)."""
+        generator = torch.Generator().manual_seed(mix(self._seed, 2, step))
+        leaves = torch.rand(self._batch_size, generator=generator) < self._reset_probability
+        chosen = torch.randint(len(self._begins), (self._batch_size,), generator=generator)
+        return leaves, self._begins[chosen]
 
     def _epoch(self, epoch: int) -> tuple[int, Tensor]:
         """Offset of the epoch's first window, and the order of its windows."""

@@ -43,7 +43,10 @@ def test_an_epoch_sees_every_token_once(partition: Partition) -> None:
         steps = range(epoch * batches.batches_per_epoch, (epoch + 1) * batches.batches_per_epoch)
         seen = torch.cat([batches[step].targets.flatten() for step in steps]).sort().values
         assert len(seen) == 8 * batches.batches_per_epoch
-        assert torch.equal(seen, torch.arange(int(seen[0]), int(seen[0]) + len(seen)))  # no gap, no repeat
+        if epoch == 0 or partition == "sequential":
+            assert torch.equal(seen, torch.arange(int(seen[0]), int(seen[0]) + len(seen)))  # no gap, no repeat
+        else:
+            assert len(seen.unique()) == len(seen)  # the first window has gone back to the <eos> before the text
         assert len(seen) > 50 - 4 - 8  # all but an offset and an incomplete batch
 
 
@@ -63,10 +66,29 @@ def test_any_step_is_the_same_out_of_order() -> None:
         assert torch.equal(ahead[step].fresh, backward[step].fresh)
 
 
-def test_reset_probability_is_the_share_of_rows_that_start_anew() -> None:
-    batches = make(20_000, reset=0.25)
-    fresh = torch.cat([batches[step].fresh for step in range(1, 2000)])
-    assert abs(fresh.double().mean().item() - 0.25) < 0.03
+def with_eos(partition: Partition, reset: float = 0.0) -> Batches:
+    """A stream in which every tenth token is `<eos>`."""
+    ids = torch.arange(20_000, dtype=torch.int32)
+    return Batches(torch.where(ids % 10 == 9, -1, ids), -1, 2, 20, partition, reset, 0)
+
+
+def test_rows_leave_their_streams_for_a_window_that_begins_at_eos() -> None:
+    batches, plain = with_eos("sequential", reset=0.25), with_eos("sequential")
+    left = []
+    for step in range(1, batches.batches_per_epoch):
+        leaves = (batches[step].inputs != plain[step].inputs).any(1)
+        left.append(leaves)
+        assert (batches[step].inputs[leaves, 0] == -1).all()
+        assert batches[step].fresh[leaves].all()
+        assert batches[step + 1].fresh[leaves].all()  # the state of the excursion is not carried back
+    assert abs(torch.cat(left).double().mean().item() - 0.25) < 0.05
+
+
+def test_random_windows_begin_at_eos_where_one_is_near() -> None:
+    batches = with_eos("random")
+    for step in range(batches.batches_per_epoch):
+        assert (batches[step].inputs[:, 0] == -1).all()
+        assert torch.equal(batches[step].inputs[:, 1:], batches[step].targets[:, :-1])
 
 
 def test_too_few_tokens_are_refused_with_a_remedy() -> None:
