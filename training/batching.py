@@ -37,6 +37,8 @@ class Batches:
 
         row 0   a b c d | Y Z A B | i j k l | m n      Y: what follows the random <eos>
                 carried   zero      zero      carried
+
+    Where boundaries are rare, the row stays where it is and only its state is zeroed.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Batches:
             )
         begins = torch.nonzero(self._ids[: len(self._ids) - bptt_length] == eos_id).flatten()
         self._begins = begins  # where a window can begin with <eos>; the first one is at 0
+        # In running text, with hardly an <eos>, rows would leave for the same few windows, and learn them by heart.
+        self._boundaries_are_many = len(begins) * bptt_length * 8 >= len(ids)
         self._order: tuple[int, int, Tensor] | None = None
 
     @property
@@ -81,9 +85,10 @@ class Batches:
             fresh = leaves.clone()
             if index == 0:
                 fresh[:] = True
-            else:
-                fresh |= self._excursions(step - 1)[0]
-            starts = torch.where(leaves, begins, starts)
+            if self._boundaries_are_many:
+                if index:
+                    fresh |= self._excursions(step - 1)[0]
+                starts = torch.where(leaves, begins, starts)
         else:
             starts = offset + order[index * rows : (index + 1) * rows] * length
             begins = self._begins[torch.searchsorted(self._begins, starts, right=True) - 1]

@@ -93,10 +93,10 @@ def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
         (
             label,
             f"`{row['reset']}`",
-            _number(row["perplexity"], 2),
-            _number(row["perplexity_per_word"], 2),
-            _number(row["bits_per_character"], 4),
-            _number(row["nats_per_character"], 4),
+            number(row["perplexity"], 2),
+            number(row["perplexity_per_word"], 2),
+            number(row["bits_per_character"], 4),
+            number(row["nats_per_character"], 4),
             f"{row['tokens']:,}",
             f"{row['oov_rate'] or 0:.2%}",
         )
@@ -114,8 +114,11 @@ def _samples(samples: list[Mapping[str, Any]]) -> str:
     return f"## Samples\n\nFrom {prompt}, temperature {temperature}, seeds {seeds}.\n\n{blocks}"
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
+def number(value: float | None, digits: int) -> str:
+    """A figure as text: a dash where it does not exist, powers of ten where it is huge (words of text without spaces)."""
+    if value is None:
+        return "–"
+    return f"{value:,.{digits}f}" if value < 1e6 else f"{value:.2e}"
 
 
 def _table(header: list[tuple[str, str]], rows: Sequence[tuple[str, ...]]) -> str:

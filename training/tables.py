@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from training.card import number
 from training.run import Run
 from training.stats import Statistics
 
@@ -46,7 +47,7 @@ def print_figures(console: Console, rows: dict[str, dict[str, Any]]) -> None:
     for title in ("perplexity/token", "perplexity/word", "bits/character", "nats/character", "tokens", "unknown"):
         table.add_column(title, justify="right")
     for label, row in rows.items():
-        figures = ["–" if row[name] is None else f"{row[name]:,.4f}" for name in names]
+        figures = [number(row[name], 4) for name in names]
         table.add_row(label, *figures, f"{row['tokens']:,}", f"{row['oov_rate'] or 0:.2%}")
     console.print(table)
 

@@ -84,6 +84,15 @@ def test_rows_leave_their_streams_for_a_window_that_begins_at_eos() -> None:
     assert abs(torch.cat(left).double().mean().item() - 0.25) < 0.05
 
 
+def test_rows_stay_where_they_are_in_text_without_boundaries() -> None:
+    batches, plain = make(20_000, reset=0.25), make(20_000)
+    fresh = []
+    for step in range(1, 2000):
+        assert torch.equal(batches[step].inputs, plain[step].inputs)
+        fresh.append(batches[step].fresh)
+    assert abs(torch.cat(fresh).double().mean().item() - 0.25) < 0.03
+
+
 def test_random_windows_begin_at_eos_where_one_is_near() -> None:
     batches = with_eos("random")
     for step in range(batches.batches_per_epoch):
