@@ -23,7 +23,7 @@ endif
 
 .PHONY: serve train test check format clean
 
-.venv/.installed: pyproject.toml Makefile
+.venv/.installed: pyproject.toml Makefile models/native/kernels.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: Python 3.11 or newer is needed; name one with PYTHON=python3.x" >&2; exit 1; }
 	$(PYTHON) -m venv .venv

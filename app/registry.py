@@ -14,6 +14,7 @@ from app.errors import UnknownModelError, shown
 from app.metrics import Metrics
 from app.settings import Settings
 from models.checkpoint import Checkpoint, CheckpointError, find_checkpoints, load_checkpoint
+from models.inference import load_inference
 from models.next_words import WordIndex, WordPieces
 
 logger = logging.getLogger("carousel")
@@ -100,9 +101,14 @@ def load_registry(settings: Settings, metrics: Metrics) -> Registry:
 
 
 def _engine(checkpoint: Checkpoint, device: str, settings: Settings, metrics: Metrics) -> Engine:
+    number_type = None if settings.dtype == "auto" else settings.dtype
+    try:
+        network = load_inference(checkpoint.model, device, number_type, settings.threads or os.cpu_count() or 1)
+    except ValueError as error:
+        raise StartupError(f"CAROUSEL_DTYPE: {error}") from None
     return Engine(
         checkpoint.name,
-        Runner(checkpoint.model, device, settings.max_rows),
+        Runner(network, checkpoint.model.config, settings.max_rows),
         metrics,
         settings.max_rows,
         settings.max_requests,

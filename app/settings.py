@@ -21,6 +21,9 @@ class Settings(BaseSettings):
         None, description="Model of requests that name none. Not set: `english-word`, else the first by name."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the networks run; auto: a GPU if any.")
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto", description="Number type of the weights; auto: the fastest here that keeps the quality."
+    )
     threads: int | None = Field(None, ge=1, description="Threads of one network step. Not set: one a core.")
     api_keys: Annotated[list[SecretStr], NoDecode] = Field(
         [], description="Comma-separated keys, one of which requests must bear. Not set: no key is asked for."

@@ -6,7 +6,7 @@ output matrix, S floats of one sequence's state (models/state.py).
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,6 +73,18 @@ class NetworkConfig:
             raise ValueError(f"network: {error}") from None
 
 
+class LayerWeights(NamedTuple):
+    """One recurrent layer with G gates (4 for the LSTM, in the order i, f, g, o; 3 for the GRU: r, z, n; 1).
+
+    from_input: (G * H, inputs). from_hidden: (G * H, H). input_bias, hidden_bias: (G * H,).
+    """
+
+    from_input: Tensor
+    from_hidden: Tensor
+    input_bias: Tensor
+    hidden_bias: Tensor
+
+
 class LanguageModel(nn.Module):
     """Embedding -> stack of recurrent layers -> optional projection -> logits.
 
@@ -96,6 +108,11 @@ class LanguageModel(nn.Module):
         nn.init.zeros_(self.output.bias)
         if config.tied:
             self.output.weight = self.embedding.weight
+
+    def layer_weights(self) -> list[LayerWeights]:
+        """The recurrent layers' weights, first layer first, for whoever runs them without torch's modules."""
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        return [LayerWeights(*(layer.get_parameter(name) for name in names)) for layer in self.layers]
 
     def features(self, token_ids: Tensor, state: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
         """What the output matrix is multiplied with, and the state after the last token.

@@ -68,16 +68,21 @@ class Draw:
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """One token for each row. logits: (B, V), float; left as it is. Returns (B,), int64."""
-    probabilities = next_token_probabilities(logits, draws)
-    numbers = uniforms(*(torch.tensor([getattr(d, n) for d in draws]) for n in ("seed", "choice", "position")))
-    return inverse_cdf(probabilities, numbers.to(logits.device))
+    return inverse_cdf(next_token_probabilities(logits, draws), uniforms_of(draws).to(logits.device))
+
+
+def uniforms_of(draws: Sequence[Draw]) -> Tensor:
+    """The random number of each draw: (B,), float64."""
+    return uniforms(*(torch.tensor([getattr(d, n) for d in draws]) for n in ("seed", "choice", "position")))
 
 
 def next_token_probabilities(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """The distribution each row is drawn from: (B, V), float32, rows sum to 1."""
     logits = logits.float().clone()
     for row, draw in zip(logits, draws, strict=True):
-        _adjust(row, draw)
+        adjust_logits(row, draw)
+        for token_id in draw.banned:
+            row[token_id] = -torch.inf
     greedy = torch.tensor([draw.params.greedy for draw in draws], device=logits.device)
     temperatures = torch.tensor([max(draw.params.temperature, GREEDY_BELOW) for draw in draws], device=logits.device)
     best = logits.max(dim=1, keepdim=True)
@@ -90,8 +95,8 @@ def next_token_probabilities(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     return probabilities
 
 
-def _adjust(row: Tensor, draw: Draw) -> None:
-    """Penalties, bias and bans, in place on one row of a private copy."""
+def adjust_logits(row: Tensor, draw: Draw) -> None:
+    """Penalties and bias, in place on one row of logits, (V,), float32."""
     params = draw.params
     if params.repetition_penalty != 1.0:
         seen = torch.tensor(sorted({*draw.prompt, *draw.completion}), dtype=torch.int64, device=row.device)
@@ -104,8 +109,6 @@ def _adjust(row: Tensor, draw: Draw) -> None:
         row[ids] -= params.presence_penalty + params.frequency_penalty * times
     for token_id, bias in params.logit_bias.items():
         row[token_id] += bias
-    for token_id in draw.banned:
-        row[token_id] = -torch.inf
 
 
 def _filters(params: SamplingParams) -> bool:

@@ -1,0 +1,157 @@
+"""Running a trained network: the passes that serving is made of, on the fastest thing this machine has.
+
+Every implementation keeps one promise: what a row gets is a function of its own tokens and state alone, bit for bit,
+not of the batch it is in, of its place there, of how its tokens are cut into calls, or of the number of threads.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.native import NativeNetwork, available, processor_features
+from models.network import LanguageModel
+from models.sampling import Draw, sample
+
+NumberType = Literal["float32", "bfloat16", "int8"]
+
+NUMBER_TYPES: tuple[NumberType, ...] = get_args(NumberType)
+
+
+class InferenceNetwork(Protocol):
+    """One network, packed for inference. One thread at a time may use it."""
+
+    @property
+    def backend(self) -> str:
+        """Device and number type, as answers report them: `cpu-int8`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where states, features and logits are."""
+
+    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor) -> Tensor:
+        """Consume tokens: (B, T), int64. states: (rows, S), float32, of which the distinct rows `slots`, (B,), int64,
+        are updated. Returns the features (B, T, P)."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(N, P) -> (N, V), float32."""
+
+    def score(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities, float32, in nats, and ranks of the targets: (N,) each. features: (N, P)."""
+
+    def sample(self, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+        """One token for each row of logits, (N, V), which may be overwritten."""
+
+
+def load_inference(
+    model: LanguageModel, device: str = "cpu", number_type: NumberType | None = None, threads: int = 1
+) -> InferenceNetwork:
+    """The fastest implementation for this machine. number_type: None is the fastest that keeps the quality.
+
+    Raises `ValueError` when the number type cannot be had here, saying why.
+    """
+    native = device == "cpu" and model.config.cell == "lstm" and available()
+    if number_type is None:
+        number_type = _fastest(device, native)
+    if native:
+        return NativeNetwork(model, number_type, threads)
+    if device == "cpu" and number_type != "float32":
+        reason = "the native kernels were not built" if not available() else f"they know lstm, not {model.config.cell}"
+        raise ValueError(f"{number_type} on a CPU needs the native kernels: {reason}; use float32 or auto")
+    if number_type == "int8":
+        raise ValueError("int8 is for CPUs; use bfloat16, float32 or auto on a GPU")
+    return TorchNetwork(model, device, torch.bfloat16 if number_type == "bfloat16" else torch.float32)
+
+
+def _fastest(device: str, native: bool) -> NumberType:
+    if device == "cuda":
+        return "bfloat16"
+    return "int8" if native and processor_features() & {"avx512_vnni", "amx_int8"} else "float32"
+
+
+class TorchNetwork:
+    """Plain torch: where there are no kernels, for every cell, and on GPUs.
+
+    Matrix libraries sum in an order that depends on the number of rows, so rows are padded to a multiple of `ROWS`, and
+    tokens are consumed one at a time: the products of a row are then the same calls in every company.
+    """
+
+    ROWS = 16
+
+    def __init__(self, model: LanguageModel, device: str, dtype: torch.dtype) -> None:
+        self.device = torch.device(device)
+        self._dtype = dtype
+        self._config = model.config
+        self._model = model.to(self.device, dtype)
+
+    @property
+    def backend(self) -> str:
+        return f"{self.device.type}-{str(self._dtype).removeprefix('torch.')}"
+
+    @torch.inference_mode()
+    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor) -> Tensor:
+        batch = len(token_ids)
+        padding = -batch % self.ROWS
+        token_ids = F.pad(token_ids.to(self.device), (0, 0, 0, padding))
+        slots = slots.to(self.device)
+        state = F.pad(states[slots], (0, 0, 0, padding))
+        features = []
+        for t in range(token_ids.shape[1]):
+            top, state = self._step(token_ids[:, t], state)
+            features.append(top[:batch])
+        states[slots] = state[:batch]
+        return torch.stack(features, dim=1)
+
+    def _step(self, token_ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One token for each row: (B,), (B, S) -> features (B, P), state (B, S)."""
+        x = self._model.embedding(token_ids) * self._config.embedding_size**0.5
+        layers = []
+        for layer, parts in zip(self._model.layer_weights(), self._config.state_layout.split(state), strict=True):
+            from_input = F.linear(x, layer.from_input, layer.input_bias)
+            from_hidden = F.linear(parts[0].to(self._dtype), layer.from_hidden, layer.hidden_bias)
+            new = _CELLS[self._config.cell](from_input.float(), from_hidden.float(), parts)
+            layers.append(new)
+            x = new[0].to(self._dtype)
+        return self._model.projection(x), self._config.state_layout.join(layers)
+
+    @torch.inference_mode()
+    def logits(self, features: Tensor) -> Tensor:
+        padded = F.pad(features, (0, 0, 0, -len(features) % self.ROWS))
+        logits: Tensor = self._model.output(padded).float()[: len(features)]
+        return logits
+
+    @torch.inference_mode()
+    def score(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.logits(features)
+        chosen = logits.gather(1, targets.to(self.device)[:, None])
+        logprobs = (chosen - logits.logsumexp(dim=1, keepdim=True)).squeeze(1)
+        return logprobs, (logits > chosen).sum(dim=1) + 1
+
+    @torch.inference_mode()
+    def sample(self, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+        ids: list[int] = sample(logits, draws).tolist()
+        return ids
+
+
+def _lstm(x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """(Hochreiter & Schmidhuber 1997; Gers et al. 2000.) x, h: (B, 4H), gates i, f, g, o."""
+    i, f, g, o = (x + h).chunk(4, dim=1)
+    c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def _gru(x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """(Cho et al. 2014, with the reset gate after the product.) x, h: (B, 3H), gates r, z, n."""
+    (xr, xz, xn), (hr, hz, hn) = x.chunk(3, dim=1), h.chunk(3, dim=1)
+    z = (xz + hz).sigmoid()
+    return ((1 - z) * (xn + (xr + hr).sigmoid() * hn).tanh() + z * state[0],)
+
+
+def _rnn(x: Tensor, h: Tensor, _state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """(Elman 1990.) x, h: (B, H)."""
+    return ((x + h).tanh(),)
+
+
+_CELLS = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}

@@ -1,0 +1,179 @@
+"""The native inference step (kernels.cpp), where the package's build has made it. Tensors in, tensors out.
+
+`available()` says whether it can be used; whoever runs a network has torch to fall back on.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.network import LanguageModel, LayerWeights
+from models.sampling import Draw, adjust_logits, uniforms_of
+
+_TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
+_FEATURES = ("avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+_GROUP, _UNITS = 64, 16  # as in kernels.cpp
+_DRAW = np.dtype(
+    [
+        ("uniform", "f8"),
+        ("temperature", "f4"),
+        ("top_p", "f4"),
+        ("min_p", "f4"),
+        ("top_k", "i4"),
+        ("banned", "i4", (2,)),
+    ]
+)
+
+
+def _load() -> ctypes.CDLL | None:
+    spec = find_spec("models.native._kernels")
+    if spec is None or spec.origin is None:
+        return None
+    library = ctypes.CDLL(spec.origin)
+    library.carousel_network.restype = ctypes.c_void_p
+    library.carousel_bytes.restype = ctypes.c_int64
+    return library
+
+
+_library = _load()
+
+
+def available() -> bool:
+    """Whether the kernels were built."""
+    return _library is not None
+
+
+def processor_features() -> set[str]:
+    """What the kernels use of this processor; empty: portable code, or no kernels."""
+    bits = _library.carousel_processor() if _library else 0
+    return {name for i, name in enumerate(_FEATURES) if bits >> i & 1}
+
+
+class NativeNetwork:
+    """The weights of an LSTM language model, packed once in one number type, and the passes through them.
+
+    Results are a function of a row's own tokens and state: not of the batch, the row's place in it, how the tokens are
+    cut into calls, or the number of threads. One thread at a time may use it.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, model: LanguageModel, number_type: str, threads: int) -> None:
+        """number_type: float32, bfloat16 or int8.
+
+        Raises `ValueError` when the kernels are not there or do not know the network's cell.
+        """
+        if _library is None:
+            raise ValueError("the native kernels were not built")
+        if model.config.cell != "lstm":
+            raise ValueError(f"the native kernels know lstm, not {model.config.cell}")
+        self.backend = f"cpu-{number_type}"
+        self._library = _library
+        self._config = model.config
+        self._embedding = model.embedding.weight.detach().float().contiguous()
+        self._network = ctypes.c_void_p(
+            _library.carousel_network(
+                _TYPES[number_type],
+                threads,
+                _pointer(self._embedding),
+                *self._embedding.shape,
+                ctypes.c_float(model.config.embedding_size**0.5),
+            )
+        )
+        for layer in model.layer_weights():
+            self._add_layer(layer)
+        if isinstance(model.projection, torch.nn.Linear):
+            self._set_linear(0, model.projection)
+        self._set_linear(1, model.output)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_network"):
+            self._library.carousel_free(self._network)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of weights that a step reads, the embedding aside."""
+        return int(self._library.carousel_bytes(self._network))
+
+    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor) -> Tensor:
+        """Consume tokens: (B, T), int64. states: (rows, S), float32, of which rows `slots`, (B,), int64, are updated.
+
+        Slots are distinct. Returns the features (B, T, P), float32.
+        """
+        token_ids, slots = token_ids.contiguous(), slots.contiguous()
+        assert states.is_contiguous()
+        assert states.dtype == torch.float32
+        features = torch.empty(*token_ids.shape, self._config.feature_size)
+        self._library.carousel_run(
+            self._network, *token_ids.shape, *map(_pointer, (token_ids, states, slots, features))
+        )
+        return features
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(N, P) -> (N, V), float32."""
+        features = features.contiguous()
+        logits = torch.empty(len(features), self._config.vocabulary_size)
+        self._library.carousel_logits(self._network, len(features), _pointer(features), _pointer(logits))
+        return logits
+
+    def score(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities, in nats, and ranks of targets: (N,) each. features: (N, P), targets: (N,), int64."""
+        features, targets = features.contiguous(), targets.contiguous()
+        logprobs = torch.empty(len(features))
+        ranks = torch.empty(len(features), dtype=torch.int32)
+        self._library.carousel_score(self._network, len(features), *map(_pointer, (features, targets, logprobs, ranks)))
+        return logprobs, ranks
+
+    def sample(self, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+        """One token for each row of logits, (N, V), contiguous; rows with penalties or bias are overwritten."""
+        assert logits.is_contiguous()
+        wanted = np.empty(len(draws), dtype=_DRAW)
+        wanted["uniform"] = uniforms_of(draws).numpy()
+        for row, draw in zip(wanted, draws, strict=True):
+            params = draw.params
+            row["temperature"] = 0.0 if params.greedy else params.temperature
+            row["top_p"], row["min_p"], row["top_k"] = params.top_p, params.min_p, params.top_k
+            row["banned"] = (*draw.banned, -1, -1)[:2]
+        for i, draw in enumerate(draws):
+            adjust_logits(logits[i], draw)
+        ids = torch.empty(len(draws), dtype=torch.int64)
+        self._library.carousel_sample(
+            self._network, len(draws), _pointer(logits), ctypes.c_void_p(wanted.ctypes.data), _pointer(ids)
+        )
+        result: list[int] = ids.tolist()
+        return result
+
+    def _add_layer(self, layer: LayerWeights) -> None:
+        from_input, from_hidden = layer.from_input.detach().contiguous(), layer.from_hidden.detach().contiguous()
+        hidden = from_hidden.shape[1]
+        order = _gate_order(hidden)
+        bias = (layer.input_bias + layer.hidden_bias).detach()[order.clamp_min(0).long()] * (order >= 0)
+        self._library.carousel_add_layer(
+            self._network,
+            *map(_pointer, (from_input, from_hidden, bias.contiguous(), order)),
+            len(order),
+            from_input.shape[1],
+            hidden,
+        )
+
+    def _set_linear(self, which: int, linear: torch.nn.Linear) -> None:
+        weight = linear.weight.detach().contiguous()
+        bias = torch.zeros(-(-len(weight) // _GROUP) * _GROUP)
+        bias[: len(weight)] = linear.bias.detach()
+        order = torch.arange(len(weight), dtype=torch.int32)
+        self._library.carousel_set_linear(self._network, which, *map(_pointer, (weight, bias, order)), *weight.shape)
+
+
+def _gate_order(hidden: int) -> Tensor:
+    """The gate row of each packed output: groups of 16 units, in each the gates i, f, g, o; -1 pads the last group."""
+    units = torch.arange(-(-hidden // _UNITS) * _UNITS, dtype=torch.int32).view(-1, 1, _UNITS)
+    gates = torch.arange(4, dtype=torch.int32).view(1, 4, 1) * hidden
+    return torch.where(units < hidden, gates + units, -1).flatten().to(torch.int32).contiguous()
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())

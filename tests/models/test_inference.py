@@ -1,0 +1,175 @@
+"""Every way of running a network: close to the reference, and the same bits in every company."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+from models.inference import InferenceNetwork, TorchNetwork, load_inference
+from models.native import NativeNetwork, available, processor_features
+from models.network import Cell, LanguageModel
+from models.sampling import Draw, SamplingParams, next_token_probabilities
+from tests.tiny import random_ids, tiny_model
+
+VOCABULARY = 150  # more than two groups of 64, and not a multiple
+
+
+def shaped(cell: Cell = "lstm") -> LanguageModel:
+    """Widths that are no multiples of anything the kernels like."""
+    return tiny_model(VOCABULARY, cell, hidden_sizes=(24, 37), embedding_size=19, projection_size=21)
+
+
+def native(number_type: str, threads: int = 2) -> Callable[[], InferenceNetwork]:
+    return lambda: NativeNetwork(shaped(), number_type, threads)
+
+
+def plain(cell: Cell) -> Callable[[], InferenceNetwork]:
+    return lambda: TorchNetwork(shaped(cell), "cpu", torch.float32)
+
+
+needs_kernels = pytest.mark.skipif(not available(), reason="the native kernels were not built")
+
+BACKENDS = [
+    pytest.param(native("float32"), "lstm", 1e-4, id="native-float32", marks=needs_kernels),
+    pytest.param(native("bfloat16"), "lstm", 0.15, id="native-bfloat16", marks=needs_kernels),
+    pytest.param(native("int8"), "lstm", 0.3, id="native-int8", marks=needs_kernels),
+    pytest.param(plain("lstm"), "lstm", 1e-4, id="torch-lstm"),
+    pytest.param(plain("gru"), "gru", 1e-4, id="torch-gru"),
+    pytest.param(plain("rnn"), "rnn", 1e-4, id="torch-rnn"),
+]
+every_backend = pytest.mark.parametrize(("make", "cell", "tolerance"), BACKENDS)
+
+
+def start(cell: Cell, rows: int) -> Tensor:
+    """Random states."""
+    size = shaped(cell).config.state_layout.size
+    return torch.rand(rows, size, generator=torch.Generator().manual_seed(5)) - 0.5
+
+
+@every_backend
+def test_features_logits_scores_and_states_are_those_of_the_reference(
+    make: Callable[[], InferenceNetwork], cell: Cell, tolerance: float
+) -> None:
+    network, model = make(), shaped(cell)
+    ids, slots = random_ids(5, 9, vocabulary_size=VOCABULARY), torch.tensor([7, 0, 3, 6, 1])
+    before = start(cell, 8)
+    states = before.clone()
+    features = network.run(ids, states, slots)
+    expected, expected_state = model.features(ids, before[slots])
+    torch.testing.assert_close(features, expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(states[slots], expected_state, atol=tolerance, rtol=0)
+    assert states[[2, 4, 5]].equal(before[[2, 4, 5]])
+
+    logits = network.logits(features.flatten(0, 1))
+    torch.testing.assert_close(logits, model.logits(expected).flatten(0, 1), atol=8 * tolerance, rtol=0)
+    targets = random_ids(45, vocabulary_size=VOCABULARY, seed=3)
+    logprobs, ranks = network.score(features.flatten(0, 1), targets)
+    chosen = logits.gather(1, targets[:, None])
+    torch.testing.assert_close(logprobs, torch.log_softmax(logits, 1).gather(1, targets[:, None])[:, 0])
+    assert ranks.tolist() == ((logits > chosen).sum(1) + 1).tolist()
+
+
+@every_backend
+def test_a_row_gets_the_same_bits_alone_and_in_every_company(
+    make: Callable[[], InferenceNetwork], cell: Cell, tolerance: float
+) -> None:
+    assert tolerance
+    network = make()
+    rows, length = 70, 12
+    ids = random_ids(rows, length, vocabulary_size=VOCABULARY)
+    targets = random_ids(rows, vocabulary_size=VOCABULARY, seed=8)
+    draws = [Draw(SamplingParams(temperature=0.9, top_p=0.8 if i % 2 else 1.0), seed=i) for i in range(rows)]
+    together = start(cell, rows)
+    features = network.run(ids, together, torch.arange(rows))
+    logits = network.logits(features[:, -1])
+    scores, ranks = network.score(features[:, -1], targets)
+    drawn = network.sample(logits.clone(), draws)
+    for row in (0, 1, 15, 16, 17, 63, 64, 69):
+        alone = start(cell, rows)
+        slot = torch.tensor([row])
+        pieces = [network.run(ids[row : row + 1, a:b], alone, slot) for a, b in ((0, 1), (1, 2), (2, 9), (9, 12))]
+        assert torch.cat(pieces, 1).equal(features[row : row + 1])
+        assert alone[row].equal(together[row])
+        last = pieces[-1][:, -1]
+        assert network.logits(last).equal(logits[row : row + 1])
+        score, rank = network.score(last, targets[row : row + 1])
+        assert (score.item(), rank.item()) == (scores[row].item(), ranks[row].item())
+        assert network.sample(network.logits(last), [draws[row]]) == [drawn[row]]
+
+
+@needs_kernels
+@pytest.mark.parametrize("number_type", ["float32", "bfloat16", "int8"])
+def test_the_number_of_threads_changes_nothing(number_type: str) -> None:
+    ids, slots = random_ids(33, 7, vocabulary_size=VOCABULARY), torch.arange(33)
+    results = []
+    for threads in (1, 2, 5):
+        network, states = native(number_type, threads)(), start("lstm", 33)
+        features = network.run(ids, states, slots)
+        results.append(torch.cat([states.flatten(), network.logits(features.flatten(0, 1)).flatten()]))
+    assert results[0].equal(results[1])
+    assert results[0].equal(results[2])
+
+
+SAMPLINGS = {
+    "plain": SamplingParams(),
+    "cold": SamplingParams(temperature=0.5),
+    "top-k": SamplingParams(top_k=5),
+    "top-k beyond the vocabulary": SamplingParams(top_k=10_000),
+    "top-p": SamplingParams(top_p=0.7),
+    "min-p": SamplingParams(min_p=0.2),
+    "all": SamplingParams(temperature=1.5, top_k=40, top_p=0.9, min_p=0.05),
+    "penalties": SamplingParams(
+        repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=0.3, logit_bias={4: 2.0}
+    ),
+    "greedy": SamplingParams(temperature=0),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("vocabulary", [12, 700], ids=["one block of masses", "several"])
+@pytest.mark.parametrize("params", SAMPLINGS.values(), ids=SAMPLINGS.keys())
+def test_the_kernels_draw_from_the_distribution_of_the_reference(params: SamplingParams, vocabulary: int) -> None:
+    network = NativeNetwork(tiny_model(vocabulary), "float32", 2)
+    count = 20_000
+    logits = 2 * torch.randn(1, vocabulary, generator=torch.Generator().manual_seed(1))
+    draws = [Draw(params, seed=i, prompt=[3], completion=[4, 4], banned=[0, 7]) for i in range(count)]
+    expected = next_token_probabilities(logits, draws[:1])[0]
+    drawn = torch.tensor(network.sample(logits.repeat(count, 1), draws))
+    counts = torch.bincount(drawn, minlength=vocabulary).double()
+    assert not counts[expected == 0].any()
+    assert counts[[0, 7]].sum() == 0
+    common = expected * count >= 10  # the chi-square test wants some of each; the rare are one class
+    observed = torch.cat([counts[common], counts[~common].sum()[None]])
+    wanted = torch.cat([expected[common], expected[~common].sum()[None]]).double() * count
+    kept = wanted > 0.5
+    if kept.sum() > 1:
+        statistic = chisquare(observed[kept], wanted[kept] * (observed[kept].sum() / wanted[kept].sum()))
+        assert statistic.pvalue > 1e-4
+
+
+@needs_kernels
+def test_equal_logits_are_taken_in_the_order_of_their_ids() -> None:
+    network = NativeNetwork(tiny_model(700), "float32", 1)
+    logits = torch.zeros(1, 700)
+    assert network.sample(logits, [Draw(SamplingParams(temperature=0), seed=1, banned=[0])]) == [1]
+    kept = {network.sample(logits, [Draw(SamplingParams(top_k=3), seed=seed)])[0] for seed in range(100)}
+    assert kept == {0, 1, 2}
+
+
+def test_what_cannot_be_had_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.inference.available", lambda: True)
+    with pytest.raises(ValueError, match="lstm, not gru"):
+        load_inference(shaped("gru"), "cpu", "int8")
+    monkeypatch.setattr("models.inference.available", lambda: False)
+    with pytest.raises(ValueError, match="not built"):
+        load_inference(shaped(), "cpu", "bfloat16")
+    assert load_inference(shaped(), "cpu").backend == "cpu-float32"
+
+
+@needs_kernels
+def test_the_fastest_type_is_chosen_for_the_processor() -> None:
+    has_integers = processor_features() & {"avx512_vnni", "amx_int8"}
+    assert load_inference(shaped()).backend == ("cpu-int8" if has_integers else "cpu-float32")
+    assert load_inference(shaped("gru")).backend == "cpu-float32"
