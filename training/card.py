@@ -115,7 +115,7 @@ def _samples(samples: list[Mapping[str, Any]]) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
-    """A figure as text: a dash where it does not exist, powers of ten where it is huge (words of text without spaces)."""
+    """A figure as text: a dash where it does not exist, powers of ten where it is huge, as per word without spaces."""
     if value is None:
         return "–"
     return f"{value:,.{digits}f}" if value < 1e6 else f"{value:.2e}"
