@@ -34,12 +34,14 @@ class Begun:
     """A text cut for the question "which word comes next?".
 
     context: what the network consumes. lead: the space after it that the next token brings along, or nothing.
-    completing: the word that has been begun; None: the text does not end inside one.
+    completing: the word that has been begun; None: the text does not end inside one. consumed: as much of that word as
+    the context holds already.
     """
 
     context: str
     lead: str
     completing: str | None
+    consumed: str = ""
 
 
 def split_begun(tokenizer: Tokenizer, text: str) -> Begun:
@@ -55,6 +57,8 @@ def split_begun(tokenizer: Tokenizer, text: str) -> Begun:
     elif completing:
         while start and is_word_character(text[start - 1]):
             start -= 1
+        if tokenizer.level == "char" and all(character in tokenizer.vocabulary for character in text[start:]):
+            return Begun(text, "", text[start:], consumed=text[start:])
     # The space before a word is part of the word's own token, except at character level.
     lead = " " if tokenizer.level != "char" and text[:start].endswith(" ") else ""
     return Begun(text[: start - len(lead)], lead, text[start:] if completing else None)
@@ -74,28 +78,39 @@ class WordIndex:
             surfaces[special] = ""
         self._words = sorted({surface for surface in surfaces if surface})
         number = {word: i for i, word in enumerate(self._words)}
+        self._has_space = torch.tensor([token.startswith(" ") for token in tokenizer.tokens])
+        self._forms_differ = tokenizer.level == "word"
         # One column more than there are words takes what is never offered.
         self._groups = torch.tensor([number.get(surface, len(number)) for surface in surfaces])
         self._is_word = torch.tensor([is_word_character(word[0]) for word in self._words], dtype=torch.bool)
 
-    def find(self, logprobs: Tensor, completing: str | None, top: int, punctuation: bool) -> NextWords:
+    def find(self, logprobs: Tensor, begun: Begun, top: int, punctuation: bool) -> NextWords:
         """The `top` likeliest words under a next-token distribution. logprobs: (V,), nats.
 
         Probabilities are over all tokens; when completing, they are renormalised over the words that begin so.
         """
-        masses = torch.zeros(len(self._words) + 1, dtype=torch.float64)
-        masses.index_add_(0, self._groups, logprobs.cpu().double().exp())
-        masses = masses[:-1]
-        if completing is None:
+        probabilities = logprobs.cpu().double().exp()
+        if begun.completing is None:
+            masses = self._masses(probabilities)
             masses = masses if punctuation else masses * self._is_word
         else:
-            offered = torch.zeros_like(self._is_word)
-            offered[self._completions(completing)] = True
-            masses = masses * offered
-            masses = masses / masses.sum().clamp_min(1e-300)
+            completions = self._completions(begun.completing)
+            # What was typed says whether there is a space before the word; words known in the other form alone come
+            # into play when there is no other.
+            written = probabilities * (self._has_space == bool(begun.lead)) if self._forms_differ else probabilities
+            offered = self._masses(written)[completions]
+            if not offered.any():
+                offered = self._masses(probabilities)[completions]
+            masses = torch.zeros(len(self._words), dtype=torch.float64)
+            masses[completions] = offered / offered.sum().clamp_min(1e-300)
         best = masses.topk(min(top, len(masses)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return NextWords([(self._words[i], probability) for i, probability in pairs if probability > 0])
+
+    def _masses(self, probabilities: Tensor) -> Tensor:
+        """Probability of each word, from those of the tokens that are its forms."""
+        masses = torch.zeros(len(self._words) + 1, dtype=torch.float64)
+        return masses.index_add_(0, self._groups, probabilities)[:-1]
 
     def _completions(self, begun: str) -> list[int]:
         """Words that begin so, in this case; where there are none, in any case."""
@@ -150,28 +165,36 @@ class WordSearch:
         while nodes := search.frontier(): … consume each node's token_id from its state …
             search.expand(node, logprobs, state)
 
-    A word's probability is that of its pieces and of a boundary after them: white space, punctuation or `<eos>`.
+    A word's probability is that of its pieces and of a boundary after them: white space, punctuation or `<eos>`. Where
+    one word can be spelled by several paths (with and without a space before it, or by other pieces), paths less likely
+    than the last word listed are left out, so that its probability is a lower bound.
     """
 
     def __init__(
         self, pieces: WordPieces, begun: Begun, top: int, punctuation: bool, max_expansions: int = 512
     ) -> None:
         self._pieces = pieces
-        self._required = begun.lead + (begun.completing or "")
         self._completing = begun.completing is not None
+        self._consumed = begun.consumed
+        self._required = begun.lead + (begun.completing or "")[len(begun.consumed) :]
+        # After white space a word brings no space of its own, and inside a word there is none.
+        spaced = not begun.lead and (not begun.context or begun.context[-1].isspace() or bool(begun.consumed))
+        self._first = pieces.continues if spaced else pieces.starts
         self._top = top
         self._punctuation = punctuation and not self._completing
         self._expansions_left = max_expansions
         self._fold = False
         # Probability that the text goes on as it has been begun; what candidates' probabilities are relative to.
-        self._begun_mass = 0.0 if self._completing else 1.0
+        self._begun_mass = 0.0 if self._required and self._completing else 1.0
         self._found: dict[str, float] = {}
         self._heap: list[Node] = []
 
     def expand_root(self, logprobs: Tensor, state: Any) -> None:
         """Start from the distribution and state after the context."""
         self._root = (logprobs, state)
-        self._push(0.0, "", logprobs, state, self._pieces.starts)
+        if self._consumed:
+            self._found[self._consumed] = self._ended(logprobs)
+        self._push(0.0, "", logprobs, state, self._first)
         if self._punctuation:
             for token_id in self._pieces.marks.nonzero()[:, 0].tolist():
                 mark = self._pieces.surfaces[token_id].strip()
@@ -182,7 +205,7 @@ class WordSearch:
         if not self._heap and not self._found and self._completing and not self._fold:
             self._fold = True  # no word begins in this case: try any case
             logprobs, state = self._root
-            self._push(0.0, "", logprobs, state, self._pieces.starts)
+            self._push(0.0, "", logprobs, state, self._first)
         nodes: list[Node] = []
         while self._heap and len(nodes) < min(width, self._expansions_left):
             if -self._heap[0].negative_logprob <= self._bar():
@@ -194,16 +217,19 @@ class WordSearch:
     def expand(self, node: Node, logprobs: Tensor, state: Any) -> None:
         """Take a node's distribution, (V,) nats on the CPU, and the state that goes with it."""
         logprob = -node.negative_logprob
-        word = node.text.removeprefix(" ")
+        word = self._consumed + node.text.removeprefix(" ")
         if word and self._matches(node.text, whole=True):
-            ended = float(logprobs[self._pieces.ends].exp().sum())
-            self._found[word] = self._found.get(word, 0.0) + ended * math.exp(logprob)
+            self._found[word] = self._found.get(word, 0.0) + self._ended(logprobs) * math.exp(logprob)
         self._push(logprob, node.text, logprobs, state, self._pieces.continues)
 
     def result(self) -> NextWords:
         """The words found so far; when completing, with probabilities renormalised over all that begins so."""
         best = heapq.nlargest(self._top, self._found.items(), key=lambda item: item[1])
         return NextWords([(word, mass / self._begun_mass) for word, mass in best if mass > 0])
+
+    def _ended(self, logprobs: Tensor) -> float:
+        """Probability that a word ends here."""
+        return float(logprobs[self._pieces.ends].exp().sum())
 
     def _push(self, logprob: float, text: str, logprobs: Tensor, state: Any, usable: Tensor) -> None:
         begins = self._completing and not self._matches(text, whole=True)

@@ -20,7 +20,10 @@ import torch
 from torch import Tensor
 
 GREEDY_BELOW = 1e-4
-"""Temperatures below this are greedy: all but the likeliest would have probability 0 in float32 anyway."""
+"""Temperatures below this are greedy."""
+
+LARGEST_LOGIT = 1e30
+"""Logits stay within this after penalties and bias: finite, also once divided by the smallest temperature."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,10 @@ def adjust_logits(row: Tensor, draw: Draw) -> None:
         ids = torch.tensor(list(counts), dtype=torch.int64, device=row.device)
         times = torch.tensor(list(counts.values()), dtype=row.dtype, device=row.device)
         row[ids] -= params.presence_penalty + params.frequency_penalty * times
-    for token_id, bias in params.logit_bias.items():
-        row[token_id] += bias
+    if params.logit_bias:
+        biased = torch.tensor(list(params.logit_bias), dtype=torch.int64, device=row.device)
+        row.index_add_(0, biased, torch.tensor(list(params.logit_bias.values()), dtype=row.dtype, device=row.device))
+    row.clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)  # an extreme penalty must not make infinities, whose difference is NaN
 
 
 def _filters(params: SamplingParams) -> bool:

@@ -79,7 +79,7 @@ async def answer(body: GenerateRequest, served: ServedModel, timeout_seconds: fl
         async for event in events:
             for progress in event:
                 texts[progress.index] += progress.text
-                tokens[progress.index] += _tokens(progress, served)
+                tokens[progress.index] += _tokens(progress, generation.sequences[progress.index], served)
     choices = []
     for index, sequence in enumerate(generation.sequences):
         assert sequence.completion is not None
@@ -120,7 +120,7 @@ async def stream(
                     finish_reason=completion.finish_reason if progress.finished else None,
                 )
                 if body.logprobs is not None:
-                    streamed.tokens = _tokens(progress, served)
+                    streamed.tokens = _tokens(progress, generation.sequences[progress.index], served)
                 yield streamed
     yield StreamEnd(
         id=generation.id,
@@ -131,12 +131,15 @@ async def stream(
     )
 
 
-def _tokens(progress: Progress, served: ServedModel) -> list[GeneratedToken]:
-    return [_token(progress.score, served)] if progress.score is not None else []
+def _tokens(progress: Progress, sequence: Sequence, served: ServedModel) -> list[GeneratedToken]:
+    if progress.score is None:
+        return []
+    # An <eos> that ends the text has none of its own; one that is passed over is written as the boundary.
+    ends = progress.finished and sequence.completion is not None and sequence.completion.finish_reason == "eos"
+    return [_token(progress.score, served, ends)]
 
 
-def _token(score: TokenScore, served: ServedModel) -> GeneratedToken:
+def _token(score: TokenScore, served: ServedModel, ends: bool) -> GeneratedToken:
     tokenizer = served.checkpoint.tokenizer
-    # A drawn <eos> ends the text and has none of its own.
-    text = "" if score.token_id == tokenizer.eos_id else tokenizer.surface(score.token_id)
+    text = "" if ends else tokenizer.surface(score.token_id)
     return GeneratedToken(id=score.token_id, text=text, logprob=score.logprob, top=top_tokens(score, tokenizer))

@@ -34,7 +34,7 @@ async def _find(begun: Begun, body: NextRequest, served: ServedModel, deadline: 
     await served.engine.run([root], deadline - time.monotonic())
     assert root.logprobs is not None
     if tokenizer.level in ("word", "split"):
-        return served.words.find(root.logprobs, begun.completing, body.top, body.punctuation)
+        return served.words.find(root.logprobs, begun, body.top, body.punctuation)
     search = WordSearch(served.pieces, begun, body.top, body.punctuation)
     search.expand_root(root.logprobs.cpu(), root.final_state)
     while nodes := search.frontier():

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Many
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import torch
 
@@ -222,5 +222,5 @@ def _deliver(events: Many[tuple[Request, list[Progress] | Exception]]) -> None:
 
     loops = {request.loop for request, _ in events}
     for loop in loops:
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # a loop that has been closed has nobody waiting
             loop.call_soon_threadsafe(put, [(request, event) for request, event in events if request.loop is loop])

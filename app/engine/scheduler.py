@@ -1,6 +1,6 @@
 """Who runs next: rows for those that wait, chunks of prompt for those that have some. Integers alone; no tensors."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from app.engine.sequence import Request, Sequence
@@ -25,6 +25,9 @@ class Row:
 class Scheduler:
     """Requests that wait and rows that run.
 
+    Requests take turns, in two ways: none holds more than a quarter of the rows, so that one that asks for a thousand
+    texts leaves room for others; and the prompt tokens of a step go first to the requests served longest ago.
+
     A state has one size however long the text, so a sequence that has a row keeps it to its end: there is nothing to
     page, preempt or evict, and admission is "is there a free row?".
     """
@@ -32,6 +35,8 @@ class Scheduler:
     def __init__(self, max_rows: int, prompt_tokens_per_step: int) -> None:
         self._prompt_tokens_per_step = prompt_tokens_per_step
         self._free_slots = list(range(max_rows))
+        self._rows_per_request = max(1, max_rows // 4)
+        self._step = 0
         self._waiting: deque[Request] = deque()
         self.running: list[Row] = []
 
@@ -52,28 +57,45 @@ class Scheduler:
         self._waiting.append(request)
 
     def admit(self) -> list[Row]:
-        """Give free rows to waiting sequences, one for each request in turn: a long list does not block a short one."""
+        """Give free rows to waiting sequences, one for each request in turn."""
         admitted = []
+        full: list[Request] = []  # requests that hold all the rows they may
         while self._free_slots and self._waiting:
             request = self._waiting.popleft()
+            if request.rows >= self._rows_per_request:
+                full.append(request)
+                continue
             row = Row(request, request.waiting.popleft())
             row.sequence.slot = self._free_slots.pop()
+            request.rows += 1
             admitted.append(row)
             if request.waiting:
                 self._waiting.append(request)
+        self._waiting.extendleft(reversed(full))
         self.running += admitted
         return admitted
 
     def prompt_chunks(self) -> list[tuple[int, list[Row]]]:
-        """(chunk length, rows) for rows with inputs to consume, oldest first, within the budget of one step."""
+        """(chunk length, rows) for rows with inputs to consume, within the budget of one step.
+
+        Each request's first row comes before any request's second; among them, who was served longest ago.
+        """
+        self._step += 1
         budget = self._prompt_tokens_per_step
-        chunks: dict[int, list[Row]] = {}
+        places: Counter[Request] = Counter()
+        queue: list[tuple[int, int, Row]] = []
         for row in self.running:
-            pending = row.sequence.pending
-            if pending and budget > 0:
-                length = min(MAX_CHUNK, 1 << (pending.bit_length() - 1))
-                chunks.setdefault(length, []).append(row)
-                budget -= length
+            if row.sequence.pending:
+                queue.append((places[row.request], row.request.served_at, row))
+                places[row.request] += 1
+        chunks: dict[int, list[Row]] = {}
+        for *_, row in sorted(queue, key=lambda item: item[:2]):
+            if budget <= 0:
+                break
+            length = min(MAX_CHUNK, 1 << (row.sequence.pending.bit_length() - 1))
+            chunks.setdefault(length, []).append(row)
+            row.request.served_at = self._step
+            budget -= length
         return sorted(chunks.items())
 
     def drop_finished(self) -> None:
@@ -88,5 +110,8 @@ class Scheduler:
 
     def _keep(self, rows: list[Row]) -> None:
         kept = set(map(id, rows))
-        self._free_slots += [row.sequence.slot for row in self.running if id(row) not in kept]
+        for row in self.running:
+            if id(row) not in kept:
+                self._free_slots.append(row.sequence.slot)
+                row.request.rows -= 1
         self.running = rows

@@ -70,7 +70,8 @@ class Progress:
 class Request:
     """Sequences that were submitted together, and where their progress goes.
 
-    deadline: of `time.monotonic`. events: what the engine has to tell, in order; an exception ends it.
+    deadline: of `time.monotonic`. events: what the engine has to tell, in order; an exception ends it. rows, served_at:
+    the scheduler's: how many rows the request holds, and in which step its prompts were last run.
     """
 
     sequences: list[Sequence]
@@ -79,6 +80,8 @@ class Request:
     events: asyncio.Queue[list[Progress] | Exception] = field(default_factory=asyncio.Queue)
     arrived: float = field(default_factory=time.monotonic)
     cancelled: bool = False
+    rows: int = 0
+    served_at: int = 0
     waiting: deque[int] = field(init=False)
     unfinished: int = field(init=False)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from app.schemas import (
 
 logger = logging.getLogger("carousel")
 
-Answer = TypeVar("Answer", bound=BaseModel)
+Answer = TypeVar("Answer")
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
@@ -65,7 +65,10 @@ async def post_generate(
     limits.check_generate(body, settings, len(served.checkpoint.tokenizer))
     timeout = body.timeout_seconds or settings.timeout_seconds
     if body.stream:
-        return EventSourceResponse(await _started(generate.stream(body, served, timeout)))
+        events = generate.stream(body, served, timeout)
+        # Wait for the first event, so that a refusal still has its status code.
+        first = await while_connected(request, anext(events))
+        return EventSourceResponse(_encoded(first, events))
     return _json(await while_connected(request, generate.answer(body, served, timeout)))
 
 
@@ -83,7 +86,7 @@ async def post_next(body: NextRequest, request: Request, registry: RegistryDep, 
     return _json(await while_connected(request, next.answer(body, registry.find(body.model), timeout)))
 
 
-async def while_connected(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:
+async def while_connected(request: Request, answer: Awaitable[Answer]) -> Answer:
     """Wait for an answer, but not longer than the client does: its work is cancelled when it goes away.
 
     Raises `ClientGoneError`, which nobody is there to read.
@@ -98,6 +101,7 @@ async def while_connected(request: Request, answer: Coroutine[Any, Any, Answer])
     finally:
         working.cancel()
         watching.cancel()
+        await asyncio.wait({working, watching})
 
 
 async def _disconnected(request: Request) -> None:
@@ -107,12 +111,6 @@ async def _disconnected(request: Request) -> None:
 
 def _json(answer: BaseModel) -> Response:
     return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
-
-
-async def _started(events: AsyncGenerator[StreamedText | StreamEnd]) -> AsyncGenerator[bytes]:
-    """Wait for the first event, so that a refusal still has its status code; then the stream as bytes."""
-    first = await anext(events)
-    return _encoded(first, events)
 
 
 async def _encoded(

@@ -39,10 +39,10 @@ WORD, CHAR, BPE = tiny_tokenizer("word"), tiny_tokenizer("char"), tiny_tokenizer
         ("split", "the pe", Begun("the", " ", "pe")),
         ("split", "the (pe", Begun("the", " ", "(pe")),
         ("split", "the .", Begun("the .", "", None)),
-        ("char", "the h", Begun("the ", "", "h")),
+        ("char", "the h", Begun("the h", "", "h", consumed="h")),
         ("char", "the ", Begun("the ", "", None)),
         ("char", "the hen.", Begun("the hen.", "", None)),
-        ("char", "don't", Begun("don'", "", "t")),
+        ("char", "don't", Begun("don't", "", "t", consumed="t")),
         ("bpe", "the lo", Begun("the", " ", "lo")),
         ("bpe", "the ", Begun("the", " ", None)),
         ("bpe", "lo", Begun("", "", "lo")),
@@ -60,7 +60,8 @@ def test_begun_word_is_split_off(level: Level, text: str, expected: Begun) -> No
 @settings(max_examples=100, deadline=None)
 def test_split_text_joins_to_the_text(level: Level, text: str) -> None:
     begun = split_begun({"char": CHAR, "word": WORD, "bpe": BPE, "split": SPLIT}[level], text)
-    assert begun.context + begun.lead + (begun.completing or "") == text
+    assert begun.context + begun.lead + (begun.completing or "").removeprefix(begun.consumed) == text
+    assert begun.context.endswith(begun.consumed)
     assert (begun.completing is not None) == (text != "" and is_word_character(text[-1]))
 
 
@@ -90,20 +91,20 @@ def listed(found: NextWords) -> dict[str, float]:
 
 
 def test_forms_that_differ_in_the_leading_space_are_one_word() -> None:
-    found = listed(WordIndex(WORD).find(HAND, None, top=10, punctuation=False))
+    found = listed(WordIndex(WORD).find(HAND, Begun("", "", None), top=10, punctuation=False))
     assert found == {"pear": 0.3, "cat": 0.16, "The": 0.05, "cats": 0.04}
 
 
 def test_punctuation_is_offered_only_when_asked_for() -> None:
-    found = WordIndex(WORD).find(HAND, None, top=2, punctuation=True)
+    found = WordIndex(WORD).find(HAND, Begun("", "", None), top=2, punctuation=True)
     assert listed(found) == {"pear": 0.3, ".": 0.25}
     assert found.coverage == pytest.approx(0.55)
 
 
 def test_unk_and_eos_are_never_offered() -> None:
     index = WordIndex(WORD)
-    assert index.find(by_hand(unk=0.5, eos=0.5), None, top=10, punctuation=True).words == []
-    assert index.find(by_hand(unk=0.5, eos=0.5), None, top=10, punctuation=True).coverage == 0
+    assert index.find(by_hand(unk=0.5, eos=0.5), Begun("", "", None), top=10, punctuation=True).words == []
+    assert index.find(by_hand(unk=0.5, eos=0.5), Begun("", "", None), top=10, punctuation=True).coverage == 0
 
 
 @pytest.mark.parametrize(
@@ -122,27 +123,35 @@ def test_unk_and_eos_are_never_offered() -> None:
     ids=["whole word", "begun", "longer", "both forms", "case", "other case", "all capitals", "none", "impossible"],
 )
 def test_completions_are_renormalised_over_the_words_that_begin_so(completing: str, expected: dict[str, float]) -> None:
-    assert listed(WordIndex(WORD).find(HAND, completing, top=10, punctuation=False)) == expected
+    assert listed(WordIndex(WORD).find(HAND, Begun("The", " ", completing), top=10, punctuation=False)) == expected
 
 
 def test_case_is_ignored_only_where_no_word_begins_in_this_case() -> None:
     tokenizer = Tokenizer.train(["Pear pear Pears"], "word", "line")
     uniform = torch.zeros(len(tokenizer)).log_softmax(0)
     index = WordIndex(tokenizer)
-    assert set(listed(index.find(uniform, "P", 10, False))) == {"Pear", "Pears"}
-    assert set(listed(index.find(uniform, "p", 10, False))) == {"pear"}
-    assert set(listed(index.find(uniform, "PE", 10, False))) == {"Pear", "Pears", "pear"}
+    assert set(listed(index.find(uniform, Begun("a", " ", "P"), 10, False))) == {"Pears"}
+    assert set(listed(index.find(uniform, Begun("a", " ", "p"), 10, False))) == {"pear"}
+    assert set(listed(index.find(uniform, Begun("a", " ", "PE"), 10, False))) == {"Pears", "pear"}
+
+
+def test_a_word_is_completed_in_the_form_that_was_typed_and_in_the_other_where_there_is_none() -> None:
+    tokenizer = Tokenizer.train(["Pear pear Pears"], "word", "line")
+    uniform = torch.zeros(len(tokenizer)).log_softmax(0)
+    index = WordIndex(tokenizer)
+    assert set(listed(index.find(uniform, Begun("", "", "P"), 10, False))) == {"Pear"}
+    assert set(listed(index.find(uniform, Begun("(", "", "Pears"), 10, False))) == {"Pears"}
 
 
 def test_top_limits_the_list_and_coverage_says_what_it_covers() -> None:
-    found = WordIndex(WORD).find(HAND, "c", top=1, punctuation=False)
+    found = WordIndex(WORD).find(HAND, Begun("The", " ", "c"), top=1, punctuation=False)
     assert listed(found) == {"cat": 0.8}
     assert found.coverage == pytest.approx(0.8)
 
 
 def test_split_level_words_have_no_leading_space_anyway() -> None:
     uniform = torch.zeros(len(SPLIT)).log_softmax(0)
-    found = listed(WordIndex(SPLIT).find(uniform, "ca", 10, False))
+    found = listed(WordIndex(SPLIT).find(uniform, Begun("the", " ", "ca"), 10, False))
     assert found == {"cat": 0.5, "cats": 0.5}
 
 
@@ -235,19 +244,21 @@ def test_completions_equal_brute_force(spelling: Expansions, text: str, top: int
 
 @pytest.mark.parametrize("text", ["", "the ", "the hen."])
 def test_next_words_equal_brute_force(spelling: Expansions, text: str) -> None:
-    """A word may come with or without a space before it; the two are one word.
+    """After white space exactly; elsewhere a word may come with or without a space before it, and the two are one word.
 
     The form that is less likely than the last word listed may be left out of a word's probability.
     """
     truth = {word: math.exp(logprob) for word, logprob in spelled(spelling.model, text)}
-    space = float(after(spelling.model, CHAR, text)[0][CHAR.vocabulary[" "]])
-    for word, logprob in spelled(spelling.model, text + " "):
-        truth[word] += math.exp(space + logprob)
+    after_space = not text or text.endswith(" ")
+    if not after_space:
+        space = float(after(spelling.model, CHAR, text)[0][CHAR.vocabulary[" "]])
+        for word, logprob in spelled(spelling.model, text + " "):
+            truth[word] += math.exp(space + logprob)
     found = spelling.find(text, top=200)
     last = found.words[-1][1]
     for word, probability in found.words:
         if word in truth:  # else it is longer than brute force goes
-            assert truth[word] - last <= probability * 1.0001
+            assert truth[word] - (0 if after_space else last) <= probability * 1.0001
             assert probability <= truth[word] * 1.0001
     assert [word for word, _ in found.words[:5]] == [word for word, _ in best(truth, 5)]
     assert {word for word, p in truth.items() if p > 2.1 * last} <= {word for word, _ in found.words}
