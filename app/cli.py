@@ -3,10 +3,12 @@
 import asyncio
 import json
 import logging
+import os
+import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -16,15 +18,17 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from app.answers import generate as generation
 from app.answers import next as next_words
 from app.answers import score as scoring
+from app.bulk import InputError, Item, count_lines, read_batches
 from app.errors import ServiceError, validation_error
 from app.limits import check_generate, check_next, check_score
 from app.main import create_app
 from app.metrics import Metrics
-from app.registry import Registry, ServedModel, StartupError, load_registry
+from app.registry import Registry, ServedModel, StartupError, load_model
 from app.schemas import GenerateRequest, NextRequest, Score, ScoreRequest, StreamedText
 from app.settings import Settings
 
@@ -34,9 +38,6 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-BATCH = 64
-"""Texts scored together when a file is read."""
 
 GRACE_SECONDS = 5
 """Time that requests under way have to finish when the server is told to stop."""
@@ -109,7 +110,7 @@ def generate(
     """Continue a text, printed as it is drawn."""
     body = _body(
         GenerateRequest,
-        prompt=sys.stdin.read() if prompt == "-" else prompt,
+        prompt=sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt,
         model=model,
         max_tokens=max_tokens,
         temperature=temperature,
@@ -158,7 +159,7 @@ def next_(
             return
         table = Table("word", "probability")
         for word in answer.words:
-            table.add_row(word.word, f"{word.prob:.4f}")
+            table.add_row(Text(word.word), f"{word.prob:.4f}")
         Console().print(table)
 
     _run(work, model, checkpoints)
@@ -182,87 +183,75 @@ def score(
     model: ModelOption = None,
     checkpoints: CheckpointsOption = None,
 ) -> None:
-    """How probable texts are: one JSON object a text, in the order of the input."""
+    """How probable texts are: one JSON object a text, in the order of the input.
+
+    A JSONL record keeps its fields; those of the score win where names are equal.
+    """
+    if source is not None and text:
+        _fail("give a file or --text, not both", code=2)
+    if source is not None and not source.is_file():
+        _fail(f"{source}: {'is a folder' if source.is_dir() else 'no such file'}", code=2)
+    if source is not None and output is not None and output.resolve() == source.resolve():
+        _fail(f"{output}: would replace the texts by their scores; write somewhere else", code=2)
+    if table and tokens:
+        _fail("--tokens is for JSONL; leave --table out", code=2)
 
     async def work(served: ServedModel, settings: Settings) -> None:
-        def scored(texts: list[str]) -> Coroutine[Any, Any, list[Score]]:
+        async def scored(texts: list[str]) -> list[Score]:
             body = _body(ScoreRequest, text=texts, model=model, bos=bos, eos=eos, tokens=tokens)
             check_score(body, settings)
-            return _scores(body, served, settings)
+            return (await scoring.answer(body, served, settings)).scores
 
-        with nullcontext(sys.stdout) if output is None else output.open("w", encoding="utf-8") as out:
-            await _score_all(_texts(source, text, field, lines), scored, out, table)
+        with ExitStack() as stack:
+            if text:
+                batches = iter([[Item(one, {}) for one in text]])
+            else:
+                file = stack.enter_context(source.open("rb")) if source else sys.stdin.buffer
+                batches = read_batches(file.fileno(), None if lines else field)
+            out = stack.enter_context(_writing(output)) if output else sys.stdout
+            total = count_lines(source) if source else None
+            await _score_all(batches, scored, out, table, total)
 
-    if source is not None and not source.is_file():
-        _fail(f"{source}: no such file", code=2)
     _run(work, model, checkpoints)
 
 
-async def _scores(body: ScoreRequest, served: ServedModel, settings: Settings) -> list[Score]:
-    return (await scoring.answer(body, served, settings.timeout_seconds)).scores
+@contextmanager
+def _writing(path: Path) -> Iterator[TextIO]:
+    """A file that is there whole or, when something goes wrong on the way, as it was before."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 async def _score_all(
-    texts: Iterator[tuple[dict[str, Any], str]],
+    batches: Iterator[list[Item]],
     scored: Callable[[list[str]], Coroutine[Any, Any, list[Score]]],
     out: TextIO,
     as_table: bool,
+    total: int | None,
 ) -> None:
-    """Score in batches at constant memory; the table alone keeps its rows."""
+    """Score batch by batch; only the table keeps its rows."""
     table = Table("logprob", "perplexity", "bits/character", "oov", "text")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("scoring", total=None)
-        for batch in _batches(texts, BATCH):
-            scores = await scored([text for _, text in batch])
-            for (record, _), result in zip(batch, scores, strict=True):
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("scoring", total=total)
+        for batch in batches:
+            for item, result in zip(batch, await scored([item.text for item in batch]), strict=True):
                 if as_table:
-                    table.add_row(
-                        f"{result.logprob:.3f}",
-                        _figure(result.perplexity),
-                        _figure(result.bits_per_character),
-                        str(result.oov),
-                        result.text,
-                    )
+                    figures = (_figure(result.perplexity), _figure(result.bits_per_character), str(result.oov))
+                    table.add_row(f"{result.logprob:.3f}", *figures, Text(result.text))
                 else:
-                    values = record | result.model_dump(exclude_unset=True)
-                    out.write(json.dumps(values, ensure_ascii=False) + "\n")
+                    values = item.record | result.model_dump(exclude_unset=True)
+                    out.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+            out.flush()
             progress.advance(task, len(batch))
     if as_table:
         Console(file=out).print(table)
-
-
-def _texts(
-    source: Path | None, given: list[str] | None, field: str, plain: bool
-) -> Iterator[tuple[dict[str, Any], str]]:
-    """(the record it came with, text) of each text, read as it is needed."""
-    if given:
-        yield from (({}, text) for text in given)
-        return
-    with nullcontext(sys.stdin) if source is None else source.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            line = line.removesuffix("\n")
-            if plain or not line.lstrip().startswith("{"):
-                yield {}, line
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                _fail(f"line {number}: not JSON ({error}); --lines takes every line as text", code=2)
-            if not isinstance(record.get(field), str):
-                _fail(f"line {number}: no text under {field!r}; name its field with --field", code=2)
-            yield record, record[field]
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _figure(value: float | None) -> str:
@@ -292,26 +281,24 @@ def _run(
     settings = _settings(checkpoints=checkpoints)
 
     async def main() -> None:
-        async with _served(settings, model) as served:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's own waits for a read to return
+        served = load_model(settings, model, Metrics())
+        served.engine.start()
+        try:
             await work(served, settings)
+        finally:
+            served.engine.stop()
 
     try:
         asyncio.run(main())
-    except (StartupError, ServiceError, OSError, UnicodeError) as error:
-        _fail(str(error), code=2 if isinstance(error, ServiceError) and error.status < 500 else 1)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(141) from None
+    except (StartupError, ServiceError, InputError, OSError) as error:
+        _fail(str(error), code=1 if isinstance(error, StartupError | OSError) else 2)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-
-
-@asynccontextmanager
-async def _served(settings: Settings, model: str | None) -> AsyncGenerator[ServedModel]:
-    registry = load_registry(settings, Metrics())
-    served = registry.find(model)
-    served.engine.start()
-    try:
-        yield served
-    finally:
-        served.engine.stop()
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

@@ -36,12 +36,14 @@ RegistryDep = Annotated[Registry, Depends(_registry)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 
 
-def require_api_key(request: Request, settings: SettingsDep) -> None:
+def require_api_key(request: Request) -> None:
     """Raises `UnauthorizedError` when keys are configured and the request bears none of them."""
-    if not settings.api_keys:
+    keys = _settings(request).api_keys
+    if not keys:
         return
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    known = any(secrets.compare_digest(key.encode(), k.get_secret_value().encode()) for k in settings.api_keys)
+    given = key.encode("latin-1")  # as headers are decoded
+    known = any(secrets.compare_digest(given, one.get_secret_value().encode()) for one in keys)
     if scheme.lower() != "bearer" or not known:
         raise UnauthorizedError("an API key is needed: send it as 'Authorization: Bearer KEY'")
 
@@ -77,11 +79,7 @@ class _StrictRequest(Request):
         body = await self.body()
         try:
             return json.loads(body, parse_constant=_refuse_constant)
-        except json.JSONDecodeError as error:
-            raise json.JSONDecodeError(str(error), "", 0) from None
-        except RecursionError:
-            raise json.JSONDecodeError("nested too deeply", "", 0) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise json.JSONDecodeError(str(error), "", 0) from None
 
 
@@ -90,12 +88,13 @@ def _refuse_constant(name: str) -> None:
 
 
 class StrictRoute(APIRoute):
-    """A route that reads its body with `_StrictRequest`."""
+    """A route that asks for an API key before anything else, and reads its body with `_StrictRequest`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
+            require_api_key(request)
             return await handler(_StrictRequest(request.scope, request.receive))
 
         return strict

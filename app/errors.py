@@ -12,6 +12,7 @@ ServiceError
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request
@@ -107,12 +108,15 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
-def validation_error(errors: list[dict[str, Any]]) -> InvalidValueError:
-    """The first of pydantic's complaints as one of ours."""
+def validation_error(errors: Sequence[dict[str, Any]], body: object = None) -> InvalidValueError:
+    """The first of pydantic's complaints as one of ours. body: what was sent."""
     first = errors[0]
-    path = [str(part) for part in first["loc"] if part != "body"]
+    path = [part for part in first["loc"] if part != "body"]
+    if len(path) == 2 and path[1] == 0 and isinstance(body, dict) and isinstance(body.get(path[0]), str):
+        path = path[:1]  # one text where several may stand: the client sent no list
+    path = [str(part)[:SHOWN_CHARACTERS] for part in path]
     message = first["msg"].removeprefix("Value error, ")
-    if not path:
+    if not path and not isinstance(body, dict):
         message = "a JSON object is required"
     elif first["type"] == "missing":
         message = "this field is required"
@@ -139,7 +143,7 @@ def install_error_handlers(app: FastAPI) -> None:
         if errors[0]["type"] == "json_invalid":
             message = f"the body is not JSON: {errors[0]['ctx']['error']}"
             return JSONResponse(error_body(message, "invalid_request_error", None, "malformed_json"), 400)
-        ours = validation_error(errors)
+        ours = validation_error(errors, error.body)
         return JSONResponse(ours.body(), ours.status)
 
     @app.exception_handler(HTTPException)

@@ -22,6 +22,8 @@ def check_generate(body: GenerateRequest, settings: Settings, vocabulary_size: i
     at_most("n", body.n * len(body.prompt), settings.max_texts, " completions in all")
     if body.logprobs is not None:
         at_most("logprobs", body.logprobs, settings.max_logprobs)
+        reported = len(body.prompt) * body.n * body.max_tokens * (1 + body.logprobs)
+        at_most("logprobs", reported, settings.max_reported, " tokens to report, alternatives included,")
     at_most("logit_bias", len(body.logit_bias), settings.max_logit_bias, " entries")
     for key in body.logit_bias:
         at_most(f"logit_bias.{key}", int(key), vocabulary_size - 1)
@@ -39,7 +41,16 @@ def check_score(body: ScoreRequest, settings: Settings) -> None:
     if not body.text:
         raise InvalidValueError("text: an empty list; at least one text is needed", "text")
     at_most("top", body.top, settings.max_top)
+    if body.context:
+        characters = len(body.context) * len(body.text)
+        at_most("context", characters, settings.max_body_bytes, " characters, once for each text,")
     check_timeout(body.timeout_seconds, settings)
+
+
+def check_reported(tokens: int, top: int, settings: Settings) -> None:
+    """Raises `InvalidValueError` when details would be larger than an answer may be. tokens: to be reported."""
+    param = "top" if top else "tokens"
+    at_most(param, tokens * (1 + top), settings.max_reported, " tokens to report, alternatives included,")
 
 
 def check_next(body: NextRequest, settings: Settings) -> None:

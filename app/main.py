@@ -35,6 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="Small recurrent language models: sampling, next words and sentence probabilities.",
         version=system.product_version(),
         lifespan=lifespan,
+        redirect_slashes=False,
     )
     app.state.settings = settings
     app.state.metrics = metrics

@@ -74,30 +74,50 @@ class Registry:
 
 def load_registry(settings: Settings, metrics: Metrics) -> Registry:
     """Load every checkpoint of the folder. Raises `StartupError` when there is no default model to serve."""
+    device, found = _prepare(settings)
+    default = settings.default_model or _preferred(found)
+    models: dict[str, ServedModel] = {}
+    refused: list[CheckpointError] = []
+    for name, path in found.items():
+        try:
+            checkpoint = load_checkpoint(path)
+        except CheckpointError as error:
+            logger.error("refused checkpoint %s: %s", name, error)
+            refused.append(error)
+            continue
+        models[name] = ServedModel(checkpoint, _engine(checkpoint, device, settings, metrics))
+        logger.info(
+            "loaded %s: %d parameters, %s", name, checkpoint.model.num_parameters(), models[name].engine.backend
+        )
+    if default not in models:
+        reason = next((str(error) for error in refused if error.path.parent.name == default), "there is no such folder")
+        raise StartupError(f"the default model {default!r} cannot be served: {reason}")
+    return Registry(default, models, refused)
+
+
+def load_model(settings: Settings, name: str | None, metrics: Metrics) -> ServedModel:
+    """Load one model, the default one unless it is named. Raises `UnknownModelError` or `StartupError`."""
+    device, found = _prepare(settings)
+    name = name or settings.default_model or _preferred(found)
+    if name not in found:
+        raise UnknownModelError(f"model: there is no {shown(name)} in {settings.checkpoints}", "model")
+    try:
+        checkpoint = load_checkpoint(found[name])
+    except CheckpointError as error:
+        raise StartupError(str(error)) from None
+    return ServedModel(checkpoint, _engine(checkpoint, device, settings, metrics))
+
+
+def _prepare(settings: Settings) -> tuple[str, dict[str, Path]]:
+    """The device, and the folders of checkpoints by name."""
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
-    device = _device(settings.device)
-    found = find_checkpoints(settings.checkpoints)
+    found = {path.name: path for path in find_checkpoints(settings.checkpoints)}
     if not found:
         raise StartupError(
             f"no checkpoints in {settings.checkpoints}: train one with "
             "'python -m training train TEXT --out checkpoints/NAME', or set CAROUSEL_CHECKPOINTS"
         )
-    default = settings.default_model or _preferred([path.name for path in found])
-    models: dict[str, ServedModel] = {}
-    refused: list[CheckpointError] = []
-    for path in found:
-        try:
-            checkpoint = load_checkpoint(path)
-        except CheckpointError as error:
-            logger.error("refused checkpoint %s: %s", path.name, error)
-            refused.append(error)
-            continue
-        models[path.name] = ServedModel(checkpoint, _engine(checkpoint, device, settings, metrics))
-        logger.info("loaded %s (%d parameters)", path.name, checkpoint.model.num_parameters())
-    if default not in models:
-        reason = next((str(error) for error in refused if error.path.parent.name == default), "there is no such folder")
-        raise StartupError(f"the default model {default!r} cannot be served: {reason}")
-    return Registry(default, models, refused)
+    return _device(settings.device), found
 
 
 def _engine(checkpoint: Checkpoint, device: str, settings: Settings, metrics: Metrics) -> Engine:
@@ -116,8 +136,8 @@ def _engine(checkpoint: Checkpoint, device: str, settings: Settings, metrics: Me
     )
 
 
-def _preferred(names: list[str]) -> str:
-    return PREFERRED_DEFAULT if PREFERRED_DEFAULT in names else names[0]
+def _preferred(found: dict[str, Path]) -> str:
+    return PREFERRED_DEFAULT if PREFERRED_DEFAULT in found else next(iter(found))
 
 
 def _device(setting: str) -> str:

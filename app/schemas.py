@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, field_validator
 
 from models.generation import FinishReason
 
@@ -36,7 +36,7 @@ def _encodable(value: str) -> str:
 Text = Annotated[str, AfterValidator(_encodable)]
 """Any Unicode text, control characters included."""
 
-Texts = Annotated[list[Text], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
+Texts = Annotated[list[Text], FailFast(), BeforeValidator(_listed, json_schema_input_type=str | list[str])]
 """One text or several."""
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]

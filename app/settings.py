@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     max_stop: Count = Field(16, description="Most stop strings.")
     max_stop_characters: Count = Field(256, description="Longest stop string.")
     max_logit_bias: Count = Field(1024, description="Most entries of `logit_bias`.")
+    max_reported: Count = Field(100_000, description="Most tokens, alternatives included, that one answer reports.")
     timeout_seconds: Annotated[float, Field(gt=0)] = Field(120.0, description="Longest time a request may take.")
 
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from app.answers.beside import beside
 from app.answers.tokens import top_tokens
 from app.engine.sequence import Progress, Sequence
 from app.registry import ServedModel
@@ -72,7 +73,7 @@ def plan(body: GenerateRequest, served: ServedModel) -> Generation:
 
 async def answer(body: GenerateRequest, served: ServedModel, timeout_seconds: float) -> GenerateResponse:
     """The whole answer at once."""
-    generation = plan(body, served)
+    generation = await beside(sum(map(len, body.prompt)), lambda: plan(body, served))
     texts = [""] * len(generation.sequences)
     tokens: list[list[GeneratedToken]] = [[] for _ in generation.sequences]
     async with aclosing(served.engine.stream(generation.sequences, timeout_seconds)) as events:
@@ -107,7 +108,7 @@ async def stream(
     body: GenerateRequest, served: ServedModel, timeout_seconds: float
 ) -> AsyncGenerator[StreamedText | StreamEnd]:
     """The answer as it comes: an event for each token and choice, and what belongs to the whole at the end."""
-    generation = plan(body, served)
+    generation = await beside(sum(map(len, body.prompt)), lambda: plan(body, served))
     async with aclosing(served.engine.stream(generation.sequences, timeout_seconds)) as events:
         async for event in events:
             for progress in event:

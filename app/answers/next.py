@@ -7,6 +7,7 @@ import uuid
 
 import torch
 
+from app.answers.beside import beside
 from app.engine.sequence import Sequence
 from app.registry import ServedModel
 from app.schemas import NextRequest, NextResponse, NextWord
@@ -30,7 +31,8 @@ async def answer(body: NextRequest, served: ServedModel, timeout_seconds: float)
 
 async def _find(begun: Begun, body: NextRequest, served: ServedModel, deadline: float) -> NextWords:
     tokenizer = served.checkpoint.tokenizer
-    root = Sequence(prompt_inputs(tokenizer, begun.context), keep=True)
+    inputs = await beside(len(begun.context), lambda: prompt_inputs(tokenizer, begun.context))
+    root = Sequence(inputs, keep=True)
     await served.engine.run([root], deadline - time.monotonic())
     assert root.logprobs is not None
     if tokenizer.level in ("word", "split"):

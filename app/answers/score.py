@@ -4,10 +4,13 @@ import math
 import uuid
 from dataclasses import dataclass
 
+from app.answers.beside import beside
 from app.answers.tokens import top_tokens
 from app.engine.sequence import Sequence
+from app.limits import check_reported
 from app.registry import ServedModel
 from app.schemas import Score, ScoreRequest, ScoreResponse, TokenDetail
+from app.settings import Settings
 from models.scoring import TokenScore, bits_per_character, perplexity, scoring_plan
 from models.tokenizer import Encoding, Tokenizer
 
@@ -22,11 +25,16 @@ class _Text:
     sequence: Sequence
 
 
-async def answer(body: ScoreRequest, served: ServedModel, timeout_seconds: float) -> ScoreResponse:
-    """Score every text of a request."""
-    texts = [_plan(text, body, served.checkpoint.tokenizer) for text in body.text]
-    await served.engine.run([text.sequence for text in texts], timeout_seconds)
-    scores = [_score(text, body, served.checkpoint.tokenizer) for text in texts]
+async def answer(body: ScoreRequest, served: ServedModel, settings: Settings) -> ScoreResponse:
+    """Score every text of a request. Raises `InvalidValueError` when it asks for more details than an answer holds."""
+    tokenizer = served.checkpoint.tokenizer
+    characters = sum(map(len, body.text)) + len(body.context or "") * len(body.text)
+    texts = await beside(characters, lambda: [_plan(text, body, tokenizer) for text in body.text])
+    reported = sum(len(text.encoding.ids) + 1 for text in texts) if body.tokens or body.top else 0
+    check_reported(reported, body.top, settings)
+    await served.engine.run([text.sequence for text in texts], body.timeout_seconds or settings.timeout_seconds)
+    work = characters + 20 * reported * (1 + body.top)
+    scores = await beside(work, lambda: [_score(text, body, tokenizer) for text in texts])
     totals = [score.logprob for score in scores]
     best = max(range(len(totals)), key=totals.__getitem__)
     shares = [math.exp(total - totals[best]) for total in totals]

@@ -22,6 +22,7 @@ _LIMITS = (
     "max_stop",
     "max_stop_characters",
     "max_logit_bias",
+    "max_reported",
     "timeout_seconds",
 )
 

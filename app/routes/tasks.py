@@ -6,13 +6,14 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 
 from app import limits
 from app.answers import generate, next, score  # noqa: A004 — named after the route
-from app.dependencies import RegistryDep, SettingsDep, StrictRoute, require_api_key
+from app.answers.beside import beside
+from app.dependencies import RegistryDep, SettingsDep, StrictRoute
 from app.errors import ClientGoneError, InternalError, ServiceError
 from app.schemas import (
     ErrorResponse,
@@ -44,7 +45,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
-router = APIRouter(route_class=StrictRoute, dependencies=[Depends(require_api_key)], responses=_ERRORS, tags=["tasks"])
+router = APIRouter(route_class=StrictRoute, responses=_ERRORS, tags=["tasks"])
 
 
 @router.post(
@@ -74,16 +75,19 @@ async def post_generate(
 
 @router.post("/score", response_model=ScoreResponse, summary="How probable is a text?")
 async def post_score(body: ScoreRequest, request: Request, registry: RegistryDep, settings: SettingsDep) -> Response:
+    served = registry.find(body.model)
     limits.check_score(body, settings)
-    timeout = body.timeout_seconds or settings.timeout_seconds
-    return _json(await while_connected(request, score.answer(body, registry.find(body.model), timeout)))
+    answer = await while_connected(request, score.answer(body, served, settings))
+    details = sum(len(one.details or ()) for one in answer.scores)
+    return await beside(20 * details * (1 + body.top), lambda: _json(answer))
 
 
 @router.post("/next", response_model=NextResponse, summary="Which word comes next?")
 async def post_next(body: NextRequest, request: Request, registry: RegistryDep, settings: SettingsDep) -> Response:
+    served = registry.find(body.model)
     limits.check_next(body, settings)
     timeout = body.timeout_seconds or settings.timeout_seconds
-    return _json(await while_connected(request, next.answer(body, registry.find(body.model), timeout)))
+    return _json(await while_connected(request, next.answer(body, served, timeout)))
 
 
 async def while_connected(request: Request, answer: Awaitable[Answer]) -> Answer:

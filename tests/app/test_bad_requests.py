@@ -45,10 +45,13 @@ WRONG: list[tuple[str, str, int, str | None, str]] = [
     (GENERATE, '{"seed": -1}', 422, "seed", "-1"),
     (GENERATE, '{"seed": 9223372036854775808}', 422, "seed", "9223372036854775807"),
     (GENERATE, '{"logprobs": 21}', 422, "logprobs", "20"),
+    (GENERATE, '{"logprobs": 20, "n": 64, "max_tokens": 4096}', 422, "logprobs", "100000"),
     (GENERATE, '{"prompt": 5}', 422, "prompt", "list of strings"),
     (GENERATE, '{"prompt": []}', 422, "prompt", "at least one"),
     (GENERATE, '{"prompt": ["a", 5]}', 422, "prompt.1", "5"),
-    (GENERATE, '{"prompt": "\\ud800"}', 422, "prompt.0", "surrogate"),
+    (GENERATE, '{"prompt": "\\ud800"}', 422, "prompt", "surrogate"),
+    (GENERATE, '{"\\ud800": 1}', 422, None, ""),
+    (GENERATE, '{"' + "x" * 100_000 + '": 1}', 422, "x" * 64, "no such field"),
     (GENERATE, '{"stop": [""]}', 422, "stop.0", "empty"),
     (GENERATE, '{"stop": ["\\udfff"]}', 422, "stop.0", "surrogate"),
     (GENERATE, '{"stop": "' + "x" * 257 + '"}', 422, "stop.0", "256"),
@@ -67,6 +70,8 @@ WRONG: list[tuple[str, str, int, str | None, str]] = [
     (SCORE, '{"text": [' + ",".join(['"x"'] * 10_000) + "]}", 422, "text", "1024"),
     (SCORE, '{"text": "a", "top": 51}', 422, "top", "50"),
     (SCORE, '{"text": "a", "bos": 1}', 422, "bos", "1"),
+    (SCORE, '{"text": "' + "The " * 3000 + '", "top": 50}', 422, "top", "100000"),
+    (SCORE, '{"text": [' + ",".join(['"x"'] * 1000) + '], "context": "' + "x" * 3000 + '"}', 422, "context", "2000000"),
     (SCORE, '{"text": "a", "context": "\\ud800"}', 422, "context", "surrogate"),
     (NEXT, "{}", 422, "text", "required"),
     (NEXT, '{"text": ["a"]}', 422, "text", "string"),
@@ -119,6 +124,15 @@ def test_control_characters_and_odd_unicode_are_legal_text(client: httpx.Client,
             assert client.post(route, json=body | {"model": model}).status_code == 200
 
 
+@pytest.mark.parametrize("field", ["repetition_penalty", "temperature"])
+def test_extreme_values_are_legal_and_harm_nobody(client: httpx.Client, field: str) -> None:
+    """A penalty of 1e-300 once made logits infinite, and failed every request the model held."""
+    body = {"prompt": "The cat", "max_tokens": 5, "ignore_eos": True, field: 1e-300}
+    response = client.post("/generate", json=body)
+    assert response.status_code == 200
+    assert response.json()["usage"]["completion_tokens"] == 5
+
+
 def test_a_body_is_json_whatever_its_content_type_says(client: httpx.Client) -> None:
     for content_type in ("application/x-www-form-urlencoded", "text/plain", "nonsense"):
         response = client.post("/score", content=b'{"text": "The"}', headers={"content-type": content_type})
@@ -126,7 +140,11 @@ def test_a_body_is_json_whatever_its_content_type_says(client: httpx.Client) -> 
 
 
 def test_routes_and_methods_that_do_not_exist_have_the_error_shape(client: httpx.Client) -> None:
-    for response, status in ((client.get("/nothing"), 404), (client.get("/generate"), 405)):
+    for response, status in (
+        (client.get("/nothing"), 404),
+        (client.post("/score/"), 404),
+        (client.get("/generate"), 405),
+    ):
         assert response.status_code == status
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 

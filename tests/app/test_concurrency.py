@@ -70,6 +70,23 @@ def test_a_client_that_hangs_up_on_a_whole_answer_frees_its_row_too(client: http
     assert metric(client, "carousel_requests_cancelled_total") == cancelled + 1
 
 
+def test_a_client_that_hangs_up_before_the_first_token_frees_its_row(client: httpx.Client) -> None:
+    cancelled = metric(client, "carousel_requests_cancelled_total")
+    request = {"prompt": "The cat ate fish. " * 50_000, "stream": True}
+
+    async def main() -> None:
+        async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as impatient:
+            waiting = asyncio.ensure_future(impatient.post("/generate", json=request))
+            while metric(client, "carousel_sequences_running") < 1:
+                await asyncio.sleep(0.001)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+
+    asyncio.run(main())
+    wait_until_free(client)
+    assert metric(client, "carousel_requests_cancelled_total") == cancelled + 1
+
+
 def wait_until_free(client: httpx.Client) -> None:
     for _ in range(10_000):
         if metric(client, "carousel_sequences_running") == metric(client, "carousel_requests_in_flight") == 0:

@@ -64,6 +64,12 @@ class TestGenerate:
         assert len(choice["tokens"]) == answer["usage"]["completion_tokens"]
         assert "".join(token["text"] for token in choice["tokens"]) == choice["text"]
 
+    def test_an_eos_that_is_passed_over_is_written_as_the_boundary(self, client: httpx.Client) -> None:
+        body = {"max_tokens": 60, "ignore_eos": True, "seed": 3, "logprobs": 0, "logit_bias": {"1": 3}}
+        (choice,) = post(client, "/generate", **body)["choices"]
+        assert "\n" in choice["text"]
+        assert "".join(token["text"] for token in choice["tokens"]) == choice["text"]
+
     def test_unk_comes_only_when_allowed(self, client: httpx.Client) -> None:
         def drawn(**body: Any) -> set[str]:
             answer = post(client, "/generate", max_tokens=300, ignore_eos=True, n=4, seed=1, logprobs=0, **body)

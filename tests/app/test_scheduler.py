@@ -36,11 +36,47 @@ def test_waiting_sequences_take_free_rows_in_order_of_arrival() -> None:
 
 
 def test_a_long_list_does_not_block_a_request_that_came_later() -> None:
-    scheduler = Scheduler(max_rows=3, prompt_tokens_per_step=100)
+    scheduler = Scheduler(max_rows=8, prompt_tokens_per_step=100)
     long, short = request(*[1] * 10), request(1)
     scheduler.add(long)
     scheduler.add(short)
     assert [row.request for row in scheduler.admit()] == [long, short, long]
+
+
+def test_one_request_holds_a_quarter_of_the_rows_at_most() -> None:
+    scheduler = Scheduler(max_rows=8, prompt_tokens_per_step=100)
+    hungry, later = request(*[1] * 100), request(1)
+    scheduler.add(hungry)
+    assert len(scheduler.admit()) == 2
+    scheduler.add(later)
+    assert [row.request for row in scheduler.admit()] == [later]
+    consume(scheduler)
+    scheduler.drop_finished()
+    assert [row.request for row in scheduler.admit()] == [hungry, hungry]
+
+
+def test_many_long_prompts_do_not_keep_a_short_one_waiting() -> None:
+    scheduler = Scheduler(max_rows=400, prompt_tokens_per_step=2 * MAX_CHUNK)
+    bulk, short = request(*[10_000] * 100), request(5)
+    scheduler.add(bulk)
+    scheduler.admit()
+    consume(scheduler)
+    scheduler.add(short)
+    scheduler.admit()
+    consume(scheduler)
+    consume(scheduler)
+    assert short.sequences[0].pending == 0
+
+
+def test_requests_with_prompts_take_turns() -> None:
+    scheduler = Scheduler(max_rows=40, prompt_tokens_per_step=MAX_CHUNK)
+    requests = [request(1000) for _ in range(5)]
+    for one in requests:
+        scheduler.add(one)
+    scheduler.admit()
+    for _ in range(5):
+        consume(scheduler)
+    assert [one.sequences[0].consumed for one in requests] == [MAX_CHUNK] * 5
 
 
 def test_rows_of_finished_sequences_are_used_again() -> None:
@@ -55,7 +91,7 @@ def test_rows_of_finished_sequences_are_used_again() -> None:
 
 
 def test_a_dropped_request_leaves_neither_rows_nor_waiting_sequences() -> None:
-    scheduler = Scheduler(max_rows=2, prompt_tokens_per_step=100)
+    scheduler = Scheduler(max_rows=8, prompt_tokens_per_step=100)
     dropped = request(5, 5, 5)
     scheduler.add(dropped)
     scheduler.admit()
@@ -66,7 +102,7 @@ def test_a_dropped_request_leaves_neither_rows_nor_waiting_sequences() -> None:
 
 
 def test_a_long_prompt_leaves_room_for_others_in_every_step() -> None:
-    scheduler = Scheduler(max_rows=4, prompt_tokens_per_step=100)
+    scheduler = Scheduler(max_rows=8, prompt_tokens_per_step=100)
     scheduler.add(request(10_000, 3))
     scheduler.admit()
     assert consume(scheduler) == [(2, 1), (MAX_CHUNK, 1)]
@@ -74,7 +110,7 @@ def test_a_long_prompt_leaves_room_for_others_in_every_step() -> None:
 
 
 def test_prompts_beyond_the_budget_wait_for_the_next_step() -> None:
-    scheduler = Scheduler(max_rows=4, prompt_tokens_per_step=MAX_CHUNK)
+    scheduler = Scheduler(max_rows=8, prompt_tokens_per_step=MAX_CHUNK)
     scheduler.add(request(MAX_CHUNK, MAX_CHUNK))
     scheduler.admit()
     assert consume(scheduler) == [(MAX_CHUNK, 1)]
