@@ -2,6 +2,7 @@
 #   make serve [PORT=8000]                       serve the checkpoints
 #   make train TEXT=book.txt [NAME=book]         train a model on a text and export it to checkpoints/NAME
 #   make test, make check                        the tests; formatting, lint and types
+#   make bench [ARGS="--quick"]                  measure this machine: benchmarks/results; ARGS="--help" lists options
 #   TORCH=cuda                                   install PyTorch's GPU build instead of the CPU build
 
 SHELL  := /bin/bash
@@ -21,7 +22,7 @@ else
 TORCH_REQUIREMENT := torch==$(TORCH_VERSION)
 endif
 
-.PHONY: serve train test check format clean
+.PHONY: serve train test check bench format clean
 
 .venv/.installed: pyproject.toml Makefile models/native/kernels.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -45,6 +46,9 @@ check: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: .venv/.installed
+	$(BIN)/python -m benchmarks $(ARGS)
 
 format: .venv/.installed
 	$(BIN)/ruff format .

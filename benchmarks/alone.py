@@ -1,0 +1,109 @@
+"""The engine alone, without HTTP, in a process of its own: `python -m benchmarks.alone SECONDS MAX_ROWS`.
+
+The service's settings come from the environment, as the server's do. Prints a JSON list, an object for each of `RUNS`.
+"""
+
+from models.process import prepare_process
+
+prepare_process()
+
+import asyncio  # noqa: E402
+import json  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
+from itertools import pairwise  # noqa: E402
+from typing import Any  # noqa: E402
+
+import typer  # noqa: E402
+
+from app.answers.generate import plan  # noqa: E402
+from app.metrics import Metrics  # noqa: E402
+from app.registry import ServedModel, load_registry  # noqa: E402
+from app.schemas import GenerateRequest  # noqa: E402
+from app.settings import Settings  # noqa: E402
+from benchmarks.load import quantiles  # noqa: E402
+
+RUNS: tuple[tuple[int, dict[str, Any], bool], ...] = (
+    (1, {}, False),
+    (8, {}, False),
+    (64, {}, False),
+    (256, {}, False),
+    (64, {"top_k": 50}, False),
+    (64, {"top_p": 0.9}, False),
+    (1, {}, True),
+    (64, {}, True),
+)
+"""(rows, sampling, whether another process keeps one core busy)"""
+
+TOKENS = 256
+"""Tokens of each sequence: prompts, which are empty, take no time beside them."""
+
+_BUSY = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+
+
+def main(seconds: float, max_rows: int) -> None:
+    """Tokens per second of the engine alone, sampling included."""
+    print(json.dumps(asyncio.run(_measure(seconds, max_rows))))  # noqa: T201
+
+
+async def _measure(seconds: float, max_rows: int) -> list[dict[str, Any]]:
+    served = load_registry(Settings(), Metrics()).find(None)
+    served.engine.start()
+    found = []
+    try:
+        for rows, sampling, neighbour in RUNS:
+            if rows <= max_rows:
+                with _busy_core(neighbour):
+                    gaps = await _step_seconds(served, rows, sampling, seconds)
+                found.append(
+                    {
+                        "backend": served.engine.backend,
+                        "rows": rows,
+                        "sampling": sampling,
+                        "neighbour": neighbour,
+                        "tokens_per_second": rows * len(gaps) / sum(gaps),
+                        "step_ms": quantiles(gaps),
+                    }
+                )
+    finally:
+        served.engine.stop()
+    return found
+
+
+async def _step_seconds(served: ServedModel, rows: int, sampling: dict[str, Any], seconds: float) -> list[float]:
+    """How long each step of `rows` sequences took."""
+    await _step_times(served, rows, sampling, 16)
+    gaps: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        times = await _step_times(served, rows, sampling, TOKENS)
+        gaps += [later - earlier for earlier, later in pairwise(times)]
+    return gaps
+
+
+async def _step_times(served: ServedModel, rows: int, sampling: dict[str, Any], tokens: int) -> list[float]:
+    """When each step of a round was over."""
+    body = GenerateRequest(prompt=[""] * rows, max_tokens=tokens, ignore_eos=True, **sampling)
+    times: list[float] = []
+    async for progress in served.engine.stream(plan(body, served).sequences, 600):
+        times += [time.perf_counter()] * round(len(progress) / rows)  # more than one step when the reader lags
+    return times
+
+
+@contextmanager
+def _busy_core(wanted: bool) -> Iterator[None]:
+    """A neighbour that computes without pause."""
+    busy = subprocess.Popen([sys.executable, "-c", _BUSY]) if wanted else None
+    try:
+        yield
+    finally:
+        if busy is not None:
+            busy.kill()
+            busy.wait()
+
+
+if __name__ == "__main__":
+    typer.run(main)

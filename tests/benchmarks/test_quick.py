@@ -1,0 +1,39 @@
+"""The whole benchmark on a tiny network: real servers, real sockets. Whether it works, not how fast."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(60)
+def test_a_quick_run_measures_both_servers_and_the_engine(tmp_path: Path) -> None:
+    arguments = ["--quick", "--shape", "tiny-word", "--window", "0.1", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    (report,) = (path.read_text() for path in tmp_path.glob("*.md"))
+    assert report.strip() == done.stdout.strip()
+    assert result["cpu"] in report
+    records = result["records"]
+    assert {record["server"] for record in records if record["part"] == "decode"} == {"ours", "naive"}
+    for record in records:
+        assert not record.get("error"), record
+        assert record["tokens_per_second"] > 0 or record["workload"] == "next"
+    streamed = [record for record in records if record.get("workload") == "decode-stream"]
+    assert all(record["first_token_ms"]["p50"] > 0 for record in streamed)
+    assert all(record["floor_ms"] > 0 for record in records if record["part"] == "engine")
+
+
+def test_a_wrong_part_is_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--only", "decoed"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "decoed" in done.stderr
