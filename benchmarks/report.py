@@ -106,4 +106,4 @@ def _share(value: float | None) -> str:
 
 
 def _times(quantiles: dict[str, float] | None) -> str:
-    return " / ".join(f"{value:.3g}" for value in quantiles.values()) if quantiles else ""
+    return " / ".join(f"{quantiles[name]:.3g}" for name in ("p50", "p90", "p99")) if quantiles else ""
