@@ -46,6 +46,10 @@ Timeout = Annotated[
 Model = Annotated[Text | None, Field(description="Name of a served model; missing: the default one.")]
 
 
+State = Annotated[str | None, Field(description="A state that an answer returned: the text goes on from there.")]
+ReturnState = Annotated[bool, Field(description="Return the state at the end of the text.")]
+
+
 class GenerateRequest(RequestBody):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"prompt": "Cats average 15", "max_tokens": 30, "temperature": 0.8, "seed": 7}]}
@@ -76,6 +80,8 @@ class GenerateRequest(RequestBody):
     seed: Seed | None = Field(None, description="Same seed, same text. Missing: one is drawn, and reported.")
     logprobs: int | None = Field(None, ge=0, description="Report drawn tokens, with this many alternatives each.")
     stream: bool = Field(False, description="Answer as server-sent events, a token each.")
+    state: State = None
+    return_state: ReturnState = False
     timeout_seconds: Timeout = None
 
     @field_validator("logit_bias")
@@ -106,6 +112,7 @@ class Choice(Body):
     text: str
     finish_reason: FinishReason
     tokens: list[GeneratedToken] | None = None
+    state: str | None = None
 
 
 class Usage(Body):
@@ -131,6 +138,7 @@ class StreamedText(Body):
     text: str
     finish_reason: FinishReason | None
     tokens: list[GeneratedToken] | None = None
+    state: str | None = None
 
 
 class StreamEnd(Body):
@@ -159,6 +167,8 @@ class ScoreRequest(RequestBody):
     context: Text | None = Field(None, description="Text before the text; it conditions and is not scored.")
     tokens: bool = Field(False, description="Report each token.")
     top: int = Field(0, ge=0, description="Report each token with this many alternatives.")
+    state: State = None
+    return_state: ReturnState = False
     timeout_seconds: Timeout = None
 
 
@@ -188,6 +198,7 @@ class Score(Body):
     perplexity_per_word: float | None
     bits_per_character: float | None
     details: list[TokenDetail] | None = None
+    state: str | None = None
 
 
 class ScoreResponse(Body):
@@ -206,6 +217,8 @@ class NextRequest(RequestBody):
     model: Model = None
     top: int = Field(10, ge=1, description="Most words to offer.")
     punctuation: bool = Field(False, description="Whether punctuation marks are offered too.")
+    state: State = None
+    return_state: ReturnState = False
     timeout_seconds: Timeout = None
 
 
@@ -222,6 +235,7 @@ class NextResponse(Body):
     words: list[NextWord]
     completing: str | None
     coverage: float
+    state: str | None = None
 
 
 class ModelInfo(Body):

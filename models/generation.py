@@ -69,9 +69,11 @@ class Completion:
     """One completion under way: its tokens and text so far, and whether it has ended. No tensors."""
 
     def __init__(
-        self, params: GenerationParams, tokenizer: Tokenizer, prompt: str, prompt_ids: Sequence[int], position: int
+        self, params: GenerationParams, tokenizer: Tokenizer, at_start: bool, prompt_ids: Sequence[int], position: int
     ) -> None:
-        """position: how many tokens the network has consumed when the first token is drawn."""
+        """at_start: whether the text before is empty or ends in white space. position: how many tokens the network has
+        consumed when the first token is drawn.
+        """
         self.params = params
         self.prompt_ids = prompt_ids
         self.token_ids: list[int] = []
@@ -79,7 +81,18 @@ class Completion:
         self._start = position
         self._unk_id = tokenizer.unk_id
         self._eos_id = tokenizer.eos_id
-        self._text = CompletionText(tokenizer.decoder(after=prompt), params.stop)
+        self._decoder = tokenizer.decoder(at_start)
+        self._text = CompletionText(self._decoder, params.stop)
+
+    @property
+    def position(self) -> int:
+        """How many tokens the network has consumed once it has consumed all of these, an `<eos>` that ends aside."""
+        return self._start + len(self.token_ids) - (self.finish_reason == "eos")
+
+    @property
+    def at_start(self) -> bool:
+        """Whether the text so far is empty or ends in white space."""
+        return self._decoder.at_start
 
     def next_draw(self) -> Draw:
         """What the next token depends on."""
@@ -113,6 +126,11 @@ class Completion:
         return text
 
 
+def ends_in_space(text: str, before: bool = True) -> bool:
+    """Whether a text ends in white space; of an empty one, what is said of the text before it."""
+    return text[-1].isspace() if text else before
+
+
 def prompt_inputs(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """What the network consumes before the first token is drawn: the start symbol, then the prompt."""
     return [tokenizer.eos_id, *tokenizer.encode(prompt).ids]
@@ -124,7 +142,7 @@ def generate(
 ) -> tuple[str, list[int]]:
     """The obvious loop: one sequence, one token at a time. Returns the completion's text and token ids."""
     inputs = prompt_inputs(tokenizer, prompt)
-    completion = Completion(params, tokenizer, prompt, inputs[1:], position=len(inputs))
+    completion = Completion(params, tokenizer, ends_in_space(prompt), inputs[1:], position=len(inputs))
     state: Tensor = model.config.state_layout.zeros(1)
     logits, state = model(torch.tensor([inputs]), state)
     text = ""

@@ -35,6 +35,10 @@ class InferenceNetwork(Protocol):
         """Consume tokens: (B, T), int64. states: (rows, S), float32, of which the distinct rows `slots`, (B,), int64,
         are updated. Returns the features (B, T, P)."""
 
+    def readout(self, states: Tensor, slots: Tensor) -> Tensor:
+        """The features (N, P) that `run` returned when it left the states at `slots`, (N,): a state is enough to go on
+        from, without the token before it."""
+
     def logits(self, features: Tensor) -> Tensor:
         """(N, P) -> (N, V), float32."""
 
@@ -115,6 +119,13 @@ class TorchNetwork:
             layers.append(new)
             x = new[0].to(self._dtype)
         return self._model.projection(x), self._config.state_layout.join(layers)
+
+    @torch.inference_mode()
+    def readout(self, states: Tensor, slots: Tensor) -> Tensor:
+        hidden = self._config.state_layout.split(states[slots.to(self.device)])[-1][0]
+        padded = F.pad(hidden.to(self._dtype), (0, 0, 0, -len(slots) % self.ROWS))
+        features: Tensor = self._model.projection(padded)[: len(slots)]
+        return features
 
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:

@@ -42,10 +42,14 @@ class Begun:
     lead: str
     completing: str | None
     consumed: str = ""
+    after_space: bool = False
+    """Nothing or white space stands before the next token."""
 
 
-def split_begun(tokenizer: Tokenizer, text: str) -> Begun:
+def split_begun(tokenizer: Tokenizer, text: str, at_start: bool = True) -> Begun:
     """Where the last word of a text begins. A text that ends in a letter or digit is completing its last word.
+
+    at_start: whether what came before the text is empty or ends in white space.
 
     So is one that ends in a mark that rides on a letter: a combining accent, the vowel sign of an Indic word.
     """
@@ -61,7 +65,9 @@ def split_begun(tokenizer: Tokenizer, text: str) -> Begun:
             return Begun(text, "", text[start:], consumed=text[start:])
     # The space before a word is part of the word's own token, except at character level.
     lead = " " if tokenizer.level != "char" and text[:start].endswith(" ") else ""
-    return Begun(text[: start - len(lead)], lead, text[start:] if completing else None)
+    context = text[: start - len(lead)]
+    after_space = not lead and (context[-1].isspace() if context else at_start)
+    return Begun(context, lead, text[start:] if completing else None, after_space=after_space)
 
 
 def is_word_character(character: str) -> bool:
@@ -178,8 +184,7 @@ class WordSearch:
         self._consumed = begun.consumed
         self._required = begun.lead + (begun.completing or "")[len(begun.consumed) :]
         # After white space a word brings no space of its own, and inside a word there is none.
-        spaced = not begun.lead and (not begun.context or begun.context[-1].isspace() or bool(begun.consumed))
-        self._first = pieces.continues if spaced else pieces.starts
+        self._first = pieces.continues if begun.after_space or begun.consumed else pieces.starts
         self._top = top
         self._punctuation = punctuation and not self._completing
         self._expansions_left = max_expansions

@@ -189,9 +189,9 @@ class Tokenizer:
         decoder = self.decoder()
         return "".join([decoder.feed(token_id) for token_id in ids]) + decoder.flush()
 
-    def decoder(self, after: str = "") -> "TextDecoder":
-        """A decoder of tokens that come one by one, continuing the text `after`."""
-        return TextDecoder(self, at_start=not after or after[-1].isspace())
+    def decoder(self, at_start: bool = True) -> "TextDecoder":
+        """A decoder of tokens that come one by one. at_start: the text before is empty or ends in white space."""
+        return TextDecoder(self, at_start)
 
     def surface(self, token_id: int) -> str:
         """What one token looks like in a text; bytes that are no whole character show as U+FFFD."""
@@ -219,7 +219,7 @@ class TextDecoder:
 
     def __init__(self, tokenizer: Tokenizer, at_start: bool) -> None:
         self._tokenizer = tokenizer
-        self._at_start = at_start
+        self.at_start = at_start
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token_id: int) -> str:
@@ -227,9 +227,9 @@ class TextDecoder:
         surface = self._tokenizer.token_bytes[token_id]
         is_eos = token_id == self._tokenizer.eos_id
         adds_space = not is_eos and (self._tokenizer.level == "split" or token_id == self._tokenizer.unk_id)
-        if self._at_start and adds_space:
+        if self.at_start and adds_space:
             surface = surface.removeprefix(b" ")
-        self._at_start = is_eos
+        self.at_start = is_eos or surface[-1:].isspace()
         return self._utf8.decode(surface)
 
     def flush(self) -> str:

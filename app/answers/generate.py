@@ -7,11 +7,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from app.answers.beside import beside
+from app.answers.states import given_state, returned_state
 from app.answers.tokens import top_tokens
 from app.engine.sequence import Progress, Sequence
 from app.registry import ServedModel
 from app.schemas import Choice, GeneratedToken, GenerateRequest, GenerateResponse, StreamedText, StreamEnd, Usage
-from models.generation import Completion, GenerationParams, prompt_inputs
+from models.generation import Completion, GenerationParams, ends_in_space
 from models.sampling import SamplingParams
 from models.scoring import TokenScore
 
@@ -50,9 +51,13 @@ def plan(body: GenerateRequest, served: ServedModel) -> Generation:
         logit_bias={int(key): bias for key, bias in body.logit_bias.items()},
     )
     tokenizer = served.checkpoint.tokenizer
+    state = given_state(body.state, served)
     sequences = []
     for prompt in body.prompt:
-        inputs = prompt_inputs(tokenizer, prompt)
+        prompt_ids = tokenizer.encode(prompt).ids
+        inputs = prompt_ids if state else [tokenizer.eos_id, *prompt_ids]
+        position = (state.position if state else 1) + len(prompt_ids)
+        at_start = ends_in_space(prompt, before=state.at_start if state else True)
         for choice in range(body.n):
             params = GenerationParams(
                 max_tokens=body.max_tokens,
@@ -64,9 +69,15 @@ def plan(body: GenerateRequest, served: ServedModel) -> Generation:
                 choice=choice,
                 sampling=sampling,
             )
-            completion = Completion(params, tokenizer, prompt, inputs[1:], position=len(inputs))
             sequences.append(
-                Sequence(inputs, completion=completion, report_tokens=body.logprobs is not None, top=body.logprobs or 0)
+                Sequence(
+                    list(inputs),
+                    completion=Completion(params, tokenizer, at_start, prompt_ids, position),
+                    report_tokens=body.logprobs is not None,
+                    top=body.logprobs or 0,
+                    state=state.row if state else None,
+                    keep_state=body.return_state,
+                )
             )
     return Generation(f"gen-{uuid.uuid4().hex}", served, seed, sequences, body.n)
 
@@ -93,6 +104,8 @@ async def answer(body: GenerateRequest, served: ServedModel, timeout_seconds: fl
         )
         if body.logprobs is not None:
             choice.tokens = tokens[index]
+        if body.return_state:
+            choice.state = _state(sequence, served)
         choices.append(choice)
     return GenerateResponse(
         id=generation.id,
@@ -120,6 +133,8 @@ async def stream(
                     text=progress.text,
                     finish_reason=completion.finish_reason if progress.finished else None,
                 )
+                if progress.finished and body.return_state:
+                    streamed.state = _state(generation.sequences[progress.index], served)
                 if body.logprobs is not None:
                     streamed.tokens = _tokens(progress, generation.sequences[progress.index], served)
                 yield streamed
@@ -130,6 +145,12 @@ async def stream(
         usage=generation.usage(),
         seed=generation.seed,
     )
+
+
+def _state(sequence: Sequence, served: ServedModel) -> str:
+    assert sequence.completion is not None
+    position, at_start = sequence.completion.position, sequence.completion.at_start
+    return returned_state(sequence.final_state, position, at_start, served)
 
 
 def _tokens(progress: Progress, sequence: Sequence, served: ServedModel) -> list[GeneratedToken]:

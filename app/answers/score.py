@@ -5,13 +5,16 @@ import uuid
 from dataclasses import dataclass
 
 from app.answers.beside import beside
+from app.answers.states import given_state, returned_state
 from app.answers.tokens import top_tokens
 from app.engine.sequence import Sequence
 from app.limits import check_reported
 from app.registry import ServedModel
 from app.schemas import Score, ScoreRequest, ScoreResponse, TokenDetail
 from app.settings import Settings
+from models.generation import ends_in_space
 from models.scoring import TokenScore, bits_per_character, perplexity, scoring_plan
+from models.state import SavedState
 from models.tokenizer import Encoding, Tokenizer
 
 
@@ -29,12 +32,19 @@ async def answer(body: ScoreRequest, served: ServedModel, settings: Settings) ->
     """Score every text of a request. Raises `InvalidValueError` when it asks for more details than an answer holds."""
     tokenizer = served.checkpoint.tokenizer
     characters = sum(map(len, body.text)) + len(body.context or "") * len(body.text)
-    texts = await beside(characters, lambda: [_plan(text, body, tokenizer) for text in body.text])
+    state = given_state(body.state, served)
+    texts = await beside(characters, lambda: [_plan(text, body, state, tokenizer) for text in body.text])
     reported = sum(len(text.encoding.ids) + 1 for text in texts) if body.tokens or body.top else 0
     check_reported(reported, body.top, settings)
     await served.engine.run([text.sequence for text in texts], body.timeout_seconds or settings.timeout_seconds)
     work = characters + 20 * reported * (1 + body.top)
     scores = await beside(work, lambda: [_score(text, body, tokenizer) for text in texts])
+    if body.return_state:
+        for text, score in zip(texts, scores, strict=True):
+            position = (state.position if state else int(body.bos)) + text.skipped + len(text.encoding.ids)
+            whole = (body.context or "") + text.text
+            at_start = ends_in_space(whole, before=state.at_start if state else True)
+            score.state = returned_state(text.sequence.final_state, position, at_start, served)
     totals = [score.logprob for score in scores]
     best = max(range(len(totals)), key=totals.__getitem__)
     shares = [math.exp(total - totals[best]) for total in totals]
@@ -48,19 +58,29 @@ async def answer(body: ScoreRequest, served: ServedModel, settings: Settings) ->
     )
 
 
-def _plan(text: str, body: ScoreRequest, tokenizer: Tokenizer) -> _Text:
+def _plan(text: str, body: ScoreRequest, state: SavedState | None, tokenizer: Tokenizer) -> _Text:
     context = body.context or ""
     whole = tokenizer.encode(context + text)
     # Tokens that begin at or after the end of the context are the text's own.
     skipped = sum(start < len(context) for start, _ in whole.offsets)
-    inputs, targets = scoring_plan(whole.ids, tokenizer.eos_id, body.bos, body.eos)
-    first = skipped + 1 if body.bos else skipped  # target of the text's first token
+    if state:
+        inputs, targets = list(whole.ids), [*whole.ids, tokenizer.eos_id if body.eos else None]
+    else:
+        inputs, targets = scoring_plan(whole.ids, tokenizer.eos_id, body.bos, body.eos)
+    first = skipped + (len(inputs) - len(whole.ids))  # target of the text's first token
     targets = [target if k >= first else None for k, target in enumerate(targets)]
     own = Encoding(
         whole.ids[skipped:],
         [(start - len(context), end - len(context)) for start, end in whole.offsets[skipped:]],
     )
-    return _Text(text, own, skipped, Sequence(inputs, targets=targets, top=body.top))
+    sequence = Sequence(
+        inputs,
+        targets=targets,
+        top=body.top,
+        state=state.row if state else None,
+        keep_state=body.return_state,
+    )
+    return _Text(text, own, skipped, sequence)
 
 
 def _score(text: _Text, body: ScoreRequest, tokenizer: Tokenizer) -> Score:
@@ -89,7 +109,7 @@ def _score(text: _Text, body: ScoreRequest, tokenizer: Tokenizer) -> Score:
 def _details(text: _Text, body: ScoreRequest, tokenizer: Tokenizer) -> list[TokenDetail]:
     """One entry for each token of the text, and for `<eos>` when it is predicted."""
     tokens = list(zip(text.encoding.ids, text.encoding.offsets, strict=True))
-    if body.eos and text.sequence.inputs:
+    if body.eos and (text.sequence.inputs or text.sequence.state is not None):
         tokens.append((tokenizer.eos_id, (len(text.text), len(text.text))))
     # The very first token of a text that does not start a sentence has no score.
     unscored = len(tokens) - len(text.sequence.scores)

@@ -144,21 +144,25 @@ class Engine:
 
     def _iterate(self) -> None:
         """One iteration; see the top of this file."""
-        for row in self._scheduler.admit():
-            self._runner.start(row.sequence)
+        admitted = self._scheduler.admit()
+        for row in admitted:
             if len(row.request.waiting) == len(row.request.sequences) - 1:
                 self._metrics.queue_seconds.labels(self.name).observe(time.monotonic() - row.request.arrived)
         running = list(self._scheduler.running)
-        self._metrics.batch_rows.labels(self.name).observe(len(running))
-        drawing = [row for row in running if not row.sequence.pending and row.sequence.generating]
-        logits = [self._runner.step([row.sequence for row in drawing])] if drawing else []
         by_sequence = {id(row.sequence): row for row in running}
+        self._metrics.batch_rows.labels(self.name).observe(len(running))
+        new = set(map(id, admitted))
+        drawing = [r for r in running if id(r) not in new and not r.sequence.pending and r.sequence.generating]
+        logits = [self._runner.step([row.sequence for row in drawing])] if drawing else []
+        if admitted:
+            done, first_logits = self._runner.start([row.sequence for row in admitted])
+            drawing += [by_sequence[id(sequence)] for sequence in done]
+            logits.append(first_logits)
         for length, rows in self._scheduler.prompt_chunks():
             done, first_logits = self._runner.consume([row.sequence for row in rows], length)
             self._metrics.prompt_tokens.labels(self.name).inc(length * len(rows))
-            if done:
-                drawing += [by_sequence[id(sequence)] for sequence in done]
-                logits.append(first_logits)
+            drawing += [by_sequence[id(sequence)] for sequence in done]
+            logits.append(first_logits)
         progress = self._draw(drawing, torch.cat(logits)) if drawing else {}
         self._hand_over(running, progress)
         self._scheduler.drop_finished()
@@ -172,8 +176,14 @@ class Engine:
             completion = row.sequence.completion
             assert completion is not None
             text = completion.accept(token_id)
-            finished = completion.finish_reason is not None
-            progress[id(row)] = Progress(row.index, finished, token_id, text, score)
+            reason = completion.finish_reason
+            progress[id(row)] = Progress(row.index, reason is not None, token_id, text, score)
+            if reason is not None and row.sequence.keep_state:
+                if reason == "eos":  # not consumed: the state is the one before it
+                    row.sequence.final_state = self._runner.state_of(row.sequence)
+                else:
+                    row.sequence.inputs.append(token_id)
+                    row.sequence.last_progress = progress.pop(id(row))
         return progress
 
     def _hand_over(self, rows: list[Row], progress: dict[int, Progress]) -> None:
@@ -183,7 +193,7 @@ class Engine:
             if row.sequence.finished:
                 row.request.unfinished -= 1
                 self._metrics.scored_tokens.labels(self.name).inc(len(row.sequence.scores))
-                event = progress.get(id(row)) or Progress(row.index, finished=True)
+                event = progress.get(id(row)) or row.sequence.last_progress or Progress(row.index, finished=True)
             elif id(row) in progress:
                 event = progress[id(row)]
             else:

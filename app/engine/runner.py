@@ -24,12 +24,17 @@ class Runner:
         """Device and number type, as answers report them."""
         return self._network.backend
 
-    def start(self, sequence: Sequence) -> None:
-        """Put a sequence's first state into its row."""
-        if sequence.state is None:
-            self._states[sequence.slot] = 0.0
-        else:
-            self._states[sequence.slot] = sequence.state.to(self._network.device)
+    def start(self, sequences: list[Sequence]) -> tuple[list[Sequence], Tensor]:
+        """Put first states into the rows of sequences; a given state may say something before any input.
+
+        Returns as `consume` does.
+        """
+        for sequence in sequences:
+            state = sequence.state
+            self._states[sequence.slot] = 0.0 if state is None else state.to(self._network.device)
+        telling = [s for s in sequences if s.state is not None and (not s.inputs or s.targets[:1] not in ([], [None]))]
+        slots = torch.tensor([sequence.slot for sequence in telling], dtype=torch.int64)
+        return self._tell(telling, self._network.readout(self._states, slots)[:, None], first=0)
 
     @torch.inference_mode()
     def consume(self, sequences: list[Sequence], length: int) -> tuple[list[Sequence], Tensor]:
@@ -37,24 +42,35 @@ class Runner:
 
         Returns the sequences that have now consumed all inputs and are to go on, and the logits after the last input.
         """
-        ids = [sequence.inputs[sequence.consumed : sequence.consumed + length] for sequence in sequences]
-        features = self._advance(sequences, ids)  # (B, T, P)
+        features = self._advance(sequences, [s.inputs[s.consumed : s.consumed + length] for s in sequences])
         for sequence in sequences:
             sequence.consumed += length
-        self._score(sequences, features)
-        done = [(row, s) for row, s in enumerate(sequences) if not s.pending]
-        for row, sequence in done:
-            if sequence.keep:
-                sequence.final_state = self._states[sequence.slot].clone()
-                sequence.logprobs = torch.log_softmax(self._network.logits(features[row, -1:])[0], dim=-1)
-        drawing = [(row, s) for row, s in done if s.generating]
-        return [s for _, s in drawing], self._network.logits(features[[row for row, _ in drawing], -1])
+        return self._tell(sequences, features, first=1 - length)
+
+    def _tell(self, sequences: list[Sequence], features: Tensor, first: int) -> tuple[list[Sequence], Tensor]:
+        """What features[b, t], (B, T, P), say: they predict target `consumed + first + t`."""
+        self._score(sequences, features, first)
+        done = [row for row, sequence in enumerate(sequences) if not sequence.pending]
+        for row in done:
+            if sequences[row].keep_state:
+                sequences[row].final_state = self.state_of(sequences[row])
+        asked = [row for row in done if sequences[row].keep_logprobs]
+        if asked:
+            logprobs = torch.log_softmax(self._network.logits(features[asked, -1]), dim=-1)
+            for row, distribution in zip(asked, logprobs, strict=True):
+                sequences[row].logprobs = distribution
+        drawing = [row for row in done if sequences[row].generating]
+        return [sequences[row] for row in drawing], self._network.logits(features[drawing, -1])
 
     @torch.inference_mode()
     def step(self, sequences: list[Sequence]) -> Tensor:
         """Consume the last drawn token of each sequence; returns the logits of the next ones, (B, V)."""
         features = self._advance(sequences, [[s.completion.token_ids[-1]] for s in sequences if s.completion])
         return self._network.logits(features[:, -1])
+
+    def state_of(self, sequence: Sequence) -> Tensor:
+        """A copy of a sequence's state as it is: (S,)."""
+        return self._states[sequence.slot].clone()
 
     @torch.inference_mode()
     def draw(self, sequences: list[Sequence], logits: Tensor) -> list[tuple[int, TokenScore | None]]:
@@ -75,13 +91,12 @@ class Runner:
         slots = torch.tensor([sequence.slot for sequence in sequences])
         return self._network.run(torch.tensor(ids), self._states, slots)
 
-    def _score(self, sequences: list[Sequence], features: Tensor) -> None:
-        """Score the targets that features[b, t] predict, in blocks; only alternatives need the (N, V) logits."""
-        length = features.shape[1]
+    def _score(self, sequences: list[Sequence], features: Tensor, first: int) -> None:
+        """Score the targets that features predict, in blocks; only alternatives need the (N, V) logits."""
         wanted: list[tuple[Sequence, Tensor, int]] = []
         for sequence, row in zip(sequences, features, strict=True):
-            first = sequence.consumed - length + 1
-            targets = enumerate(sequence.targets[first : first + length])
+            begin = sequence.consumed + first
+            targets = enumerate(sequence.targets[begin : begin + features.shape[1]])
             wanted += [(sequence, row[t], target) for t, target in targets if target is not None]
         for with_top in (False, True):
             chosen = [item for item in wanted if bool(item[0].top) == with_top]

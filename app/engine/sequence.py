@@ -17,8 +17,8 @@ class Sequence:
 
     targets[k] is predicted after k inputs (see models.scoring.scoring_plan); shorter than inputs + 1 means no more.
     top: alternatives to report with each scored or drawn token. report_tokens: whether drawn tokens are scored.
-    state: (S,), where to start; None: the zero state. keep: whether `final_state` and `logprobs`, the distribution
-    after the last input, are wanted.
+    state: (S,), where to start; None: the zero state. keep_state, keep_logprobs: whether `final_state`, after all
+    inputs and the whole completion, and `logprobs`, the distribution after the last input, are wanted.
     """
 
     inputs: list[int]
@@ -27,7 +27,8 @@ class Sequence:
     completion: Completion | None = None
     report_tokens: bool = False
     state: Tensor | None = None
-    keep: bool = False
+    keep_state: bool = False
+    keep_logprobs: bool = False
 
     # What the engine fills in.
     scores: list[TokenScore] = field(default_factory=list)
@@ -35,6 +36,8 @@ class Sequence:
     logprobs: Tensor | None = None
     consumed: int = 0
     slot: int = -1
+    last_progress: "Progress | None" = None
+    """Of a completion that has ended, while its last token is still to be consumed for `final_state`."""
 
     @property
     def pending(self) -> int:

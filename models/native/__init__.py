@@ -113,6 +113,13 @@ class NativeNetwork:
         )
         return features
 
+    def readout(self, states: Tensor, slots: Tensor) -> Tensor:
+        """The features (N, P) that `run` returned when it left the states at `slots`, (N,)."""
+        slots = slots.contiguous()
+        features = torch.empty(len(slots), self._config.feature_size)
+        self._library.carousel_readout(self._network, len(slots), *map(_pointer, (states, slots, features)))
+        return features
+
     def logits(self, features: Tensor) -> Tensor:
         """(N, P) -> (N, V), float32."""
         features = features.contiguous()

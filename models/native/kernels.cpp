@@ -1029,6 +1029,18 @@ void carousel_run(void* network, int batch, int length, const int64_t* ids, floa
             std::memcpy(features + (size_t(b) * length + t) * width, x + (size_t(t) * batch + b) * widest, size_t(width) * 4);
 }
 
+// The features of states: (rows, S) at slots: (N,), as they were when the states were left. features: (N, P), out.
+void carousel_readout(void* network, int count, const float* states, const int64_t* slots, float* features) {
+    auto& net = *static_cast<Network*>(network);
+    const int hidden = net.layers.back().hidden, state_size = net.state_size(), width = net.feature_size();
+    float* x = net.x.reserve(size_t(count) * hidden);
+    for (int i = 0; i < count; ++i)
+        std::memcpy(x + size_t(i) * hidden, states + size_t(slots[i]) * state_size + state_size - 2 * hidden,
+                    size_t(hidden) * 4);
+    if (net.projection.matrix) linear(net, net.projection, x, hidden, count, features, width);
+    else std::memcpy(features, x, size_t(count) * hidden * 4);
+}
+
 // features: (N, P) -> logits: (N, V).
 void carousel_logits(void* network, int count, const float* features, float* logits) {
     auto& net = *static_cast<Network*>(network);

@@ -13,7 +13,7 @@ from app.engine.runner import Runner
 from app.engine.sequence import Sequence
 from app.errors import DeadlineError, InternalError, OverloadedError, UnavailableError
 from app.metrics import Metrics
-from models.generation import Completion, GenerationParams, generate, prompt_inputs
+from models.generation import Completion, GenerationParams, ends_in_space, generate, prompt_inputs
 from models.inference import load_inference
 from models.network import LanguageModel
 from models.sampling import SamplingParams
@@ -38,7 +38,7 @@ async def running(model: LanguageModel, max_rows: int = 64, max_requests: int = 
 
 def sequence_for(tiny: Tiny, prompt: str, params: GenerationParams) -> Sequence:
     inputs = prompt_inputs(tiny[1], prompt)
-    return Sequence(inputs, completion=Completion(params, tiny[1], prompt, inputs[1:], position=len(inputs)))
+    return Sequence(inputs, completion=Completion(params, tiny[1], ends_in_space(prompt), inputs[1:], len(inputs)))
 
 
 async def text_of(engine: Engine, sequence: Sequence) -> str:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.generation import Completion, CompletionText, GenerationParams, generate, prompt_inputs
+from models.generation import Completion, CompletionText, GenerationParams, ends_in_space, generate, prompt_inputs
 from models.network import LanguageModel
 from models.sampling import SamplingParams
 from models.tokenizer import TextDecoder, Tokenizer
@@ -145,7 +145,7 @@ def favouring(*token_ids: int) -> SamplingParams:
 
 
 def accepted(tokenizer: Tokenizer, tokens: list[str], params: GenerationParams) -> tuple[str, str | None]:
-    completion = Completion(params, tokenizer, "", [], position=1)
+    completion = Completion(params, tokenizer, True, [], position=1)
     text = ""
     for token in tokens:
         assert completion.finish_reason is None
@@ -176,7 +176,7 @@ def test_finish_reason_and_text(
 
 def test_max_tokens_zero_generates_nothing(tiny_word: Tiny) -> None:
     assert complete(tiny_word, "The cat", max_tokens=0) == ("", [])
-    assert Completion(GenerationParams(max_tokens=0), tiny_word[1], "", [], 1).finish_reason == "length"
+    assert Completion(GenerationParams(max_tokens=0), tiny_word[1], True, [], 1).finish_reason == "length"
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 25])
@@ -269,7 +269,7 @@ def test_an_empty_prompt_continues_from_eos(tiny_word: Tiny) -> None:
 
 def test_penalties_see_prompt_and_completion_as_documented(tiny_word: Tiny) -> None:
     _, tokenizer = tiny_word
-    completion = Completion(GenerationParams(min_tokens=2), tokenizer, "The", [2], position=2)
+    completion = Completion(GenerationParams(min_tokens=2), tokenizer, False, [2], position=2)
     completion.accept(3)
     draw = completion.next_draw()
     assert (list(draw.prompt), list(draw.completion), draw.position) == ([2], [3], 3)
@@ -279,6 +279,6 @@ def test_penalties_see_prompt_and_completion_as_documented(tiny_word: Tiny) -> N
 def test_a_split_level_completion_is_joined_to_its_prompt_by_a_space() -> None:
     tokenizer = tiny_tokenizer("split")
     for prompt, text in (("the", " cat sat"), ("the ", "cat sat"), ("", "cat sat")):
-        completion = Completion(GenerationParams(), tokenizer, prompt, [], position=1)
+        completion = Completion(GenerationParams(), tokenizer, ends_in_space(prompt), [], position=1)
         ids = [tokenizer.vocabulary[word] for word in ("cat", "sat")]
         assert "".join(completion.accept(token_id) for token_id in ids) == text

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ WORD, CHAR, BPE = tiny_tokenizer("word"), tiny_tokenizer("char"), tiny_tokenizer
     ],
 )
 def test_begun_word_is_split_off(level: Level, text: str, expected: Begun) -> None:
-    assert split_begun(tiny_tokenizer(level), text) == expected
+    assert replace(split_begun(tiny_tokenizer(level), text), after_space=False) == expected
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -391,3 +392,11 @@ def test_roles_of_pieces() -> None:
         "<eos>": (False, False, True),
         "<unk>": (False, False, False),
     }
+
+
+def test_what_came_before_the_text_says_whether_a_word_needs_a_space() -> None:
+    assert split_begun(CHAR, "").after_space
+    assert not split_begun(CHAR, "", at_start=False).after_space
+    assert split_begun(CHAR, "the ").after_space
+    assert not split_begun(CHAR, "the hen.").after_space
+    assert not split_begun(BPE, "the ").after_space  # the space is the next token's own

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.generation import ends_in_space
 from models.tokenizer import BOUNDARIES, EOS, LEVELS, UNK, Boundary, Encoding, Level, Tokenizer
 from tests.tiny import TEXTS, tiny_tokenizer
 
@@ -302,7 +303,7 @@ def test_split_words_are_single_spaced_and_lines_start_without_a_space() -> None
 )
 def test_split_word_continues_a_text_with_one_space(after: str, expected: str) -> None:
     tokenizer = TOKENIZERS["split"]
-    assert tokenizer.decoder(after).feed(tokenizer.vocabulary["cat"]) == expected
+    assert tokenizer.decoder(at_start=ends_in_space(after)).feed(tokenizer.vocabulary["cat"]) == expected
 
 
 def test_generated_unk_is_set_off_by_a_space_at_word_level() -> None:
