@@ -42,7 +42,7 @@ def test_the_state_comes_with_the_last_event_of_a_stream(client: httpx.Client) -
 
 
 def test_a_state_after_eos_or_a_stop_string_covers_what_it_says(client: httpx.Client) -> None:
-    for ending, reason in (({}, "eos"), ({"ignore_eos": True, "stop": ["e"]}, "stop")):
+    for ending, reason in (({}, "eos"), ({"logit_bias": {"1": -100}, "stop": ["e"]}, "stop")):
         body = {"model": "char", "prompt": "the", "seed": 1, "max_tokens": 500, "return_state": True, "logprobs": 0}
         (choice,) = post(client, "/generate", **body, **ending)["choices"]
         assert choice["finish_reason"] == reason
