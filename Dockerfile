@@ -1,5 +1,8 @@
-# Build: dependencies into /venv. A change of the code does not install them anew.
+# Build: dependencies and the native kernels into /venv. A change of the code does not install dependencies anew.
 FROM python:3.11-slim AS build
+
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt,sharing=locked \
+    apt-get update && apt-get install --yes --no-install-recommends g++
 
 # PyTorch's index of CPU builds; empty for the GPU build (several GB).
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -20,7 +23,8 @@ INSTALL
 COPY app app
 COPY models models
 COPY training training
-RUN --mount=type=cache,target=/root/.cache/pip /venv/bin/pip install --no-deps .
+RUN --mount=type=cache,target=/root/.cache/pip /venv/bin/pip install --no-deps . \
+    && cd / && /venv/bin/python -c "import models.native as native; assert native.available()"
 
 # Serve: no compiler, no pip cache, no root.
 FROM python:3.11-slim
