@@ -41,6 +41,9 @@ RUNS: tuple[tuple[int, dict[str, Any], bool], ...] = (
 TOKENS = 256
 """Tokens of each sequence: prompts, which are empty, take no time beside them."""
 
+REQUEST_ROWS = 32
+"""Rows of one request; the engine does not give all of them to one."""
+
 _BUSY = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
 
 
@@ -85,11 +88,17 @@ async def _step_seconds(served: ServedModel, rows: int, sampling: dict[str, Any]
 
 
 async def _step_times(served: ServedModel, rows: int, sampling: dict[str, Any], tokens: int) -> list[float]:
-    """When each step of a round was over."""
-    body = GenerateRequest(prompt=[""] * rows, max_tokens=tokens, ignore_eos=True, **sampling)
-    times: list[float] = []
-    async for progress in served.engine.stream(plan(body, served).sequences, 600):
-        times += [time.perf_counter()] * round(len(progress) / rows)  # more than one step when the reader lags
+    """When each step of a round was over: `rows` sequences in requests that are small enough to run all at once."""
+
+    async def follow(size: int) -> list[float]:
+        body = GenerateRequest(prompt=[""] * size, max_tokens=tokens, ignore_eos=True, **sampling)
+        times: list[float] = []
+        async for progress in served.engine.stream(plan(body, served).sequences, 600):
+            times += [time.perf_counter()] * round(len(progress) / size)  # more than one step when the reader lags
+        return times
+
+    size = min(rows, REQUEST_ROWS)
+    times, *_ = await asyncio.gather(*(follow(size) for _ in range(rows // size)))
     return times
 
 

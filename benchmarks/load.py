@@ -109,14 +109,16 @@ class Run:
     async def measure(self) -> Result:
         load = self._load
         await _wait([self._exchange(connection, load.warmup) for connection in self._connections], load.limit_seconds)
-        warm = all(exchange.answered for exchange in self._exchanges)
-        if warm:
-            self._exchanges.clear()
-            self._flowing.clear()
-            self._all_flow.clear()
+        cold = [exchange for exchange in self._exchanges if not exchange.answered]
+        if cold:
+            self._exchanges = cold
+            return self._result(0.0, load.limit_seconds, 0.0)
+        self._exchanges.clear()
+        self._flowing.clear()
+        self._all_flow.clear()
         opened = time.perf_counter()
         self._closes = opened + (load.limit_seconds if load.stream else load.window_seconds)
-        clients = [self._client(connection) for connection in self._connections if warm]
+        clients = [self._client(connection) for connection in self._connections]
         if load.stream:
             under_way = await _wait(clients, load.limit_seconds, until=self._all_flow)
             cpu, opened = time.process_time(), time.perf_counter()
@@ -126,10 +128,7 @@ class Run:
             cpu = time.process_time()
             await _wait(clients, load.limit_seconds)
         ended = time.perf_counter()
-        result = self._result(opened, ended, (time.process_time() - cpu) / (ended - opened))
-        for connection in self._connections:
-            connection.close()
-        return result
+        return self._result(opened, ended, (time.process_time() - cpu) / (ended - opened))
 
     async def _client(self, connection: Connection) -> None:
         """A closed loop, until its time is over, there is nothing left to ask, or a request fails."""
