@@ -133,6 +133,7 @@ def _engine(checkpoint: Checkpoint, device: str, settings: Settings, metrics: Me
         settings.max_rows,
         settings.max_requests,
         settings.prompt_tokens_per_step,
+        settings.prefix_cache_bytes,
     )
 
 

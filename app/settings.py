@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     prompt_tokens_per_step: Count = Field(
         2048, description="Prompt tokens run between two steps of the sequences that generate."
     )
+    prefix_cache_bytes: int = Field(
+        64_000_000, ge=0, description="Memory for the states of prompts, per model; 0: none are kept."
+    )
     max_body_bytes: Count = Field(2_000_000, description="Largest request body.")
     max_tokens: Count = Field(4096, description="Largest `max_tokens` of a request.")
     max_choices: Count = Field(64, description="Largest `n`.")

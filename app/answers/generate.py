@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from app.answers.beside import beside
 from app.answers.states import given_state, returned_state
 from app.answers.tokens import top_tokens
+from app.engine.prefixes import share_prefixes
 from app.engine.sequence import Progress, Sequence
 from app.registry import ServedModel
 from app.schemas import Choice, GeneratedToken, GenerateRequest, GenerateResponse, StreamedText, StreamEnd, Usage
@@ -19,21 +20,27 @@ from models.scoring import TokenScore
 
 @dataclass
 class Generation:
-    """A request on its way: its identity, its seed, and one sequence a choice."""
+    """A request on its way: its identity, its seed, one sequence a choice, and the beginnings that prompts share."""
 
     id: str
     served: ServedModel
     seed: int
     sequences: list[Sequence]
+    choices: int
     choices_per_prompt: int
+
+    def of_choices(self, event: list[Progress]) -> list[Progress]:
+        """What an event says of choices; shared beginnings of their prompts are nobody else's business."""
+        return [progress for progress in event if progress.index < self.choices]
 
     def usage(self) -> Usage:
         """Prompt tokens count once for each prompt, without the start symbol."""
-        prompts = self.sequences[:: self.choices_per_prompt]
+        choices = self.sequences[: self.choices]
+        prompts = choices[:: self.choices_per_prompt]
         return Usage(
             prompt_tokens=sum(len(s.completion.prompt_ids) for s in prompts if s.completion),
-            completion_tokens=sum(len(s.completion.token_ids) for s in self.sequences if s.completion),
-            cached_tokens=0,
+            completion_tokens=sum(len(s.completion.token_ids) for s in choices if s.completion),
+            cached_tokens=sum(max(0, _cached(s) - 1) for s in prompts),
         )
 
 
@@ -79,21 +86,26 @@ def plan(body: GenerateRequest, served: ServedModel) -> Generation:
                     keep_state=body.return_state,
                 )
             )
-    return Generation(f"gen-{uuid.uuid4().hex}", served, seed, sequences, body.n)
+    return Generation(f"gen-{uuid.uuid4().hex}", served, seed, share_prefixes(sequences), len(sequences), body.n)
+
+
+def _cached(sequence: Sequence) -> int:
+    """Inputs that were not run, of a sequence and its parents; the start symbol is one of them."""
+    return sequence.cached + (_cached(sequence.parent) if sequence.parent else 0)
 
 
 async def answer(body: GenerateRequest, served: ServedModel, timeout_seconds: float) -> GenerateResponse:
     """The whole answer at once."""
     generation = await beside(sum(map(len, body.prompt)), lambda: plan(body, served))
-    texts = [""] * len(generation.sequences)
-    tokens: list[list[GeneratedToken]] = [[] for _ in generation.sequences]
+    texts = [""] * generation.choices
+    tokens: list[list[GeneratedToken]] = [[] for _ in texts]
     async with aclosing(served.engine.stream(generation.sequences, timeout_seconds)) as events:
         async for event in events:
-            for progress in event:
+            for progress in generation.of_choices(event):
                 texts[progress.index] += progress.text
                 tokens[progress.index] += _tokens(progress, generation.sequences[progress.index], served)
     choices = []
-    for index, sequence in enumerate(generation.sequences):
+    for index, sequence in enumerate(generation.sequences[: generation.choices]):
         assert sequence.completion is not None
         assert sequence.completion.finish_reason is not None
         choice = Choice(
@@ -124,7 +136,7 @@ async def stream(
     generation = await beside(sum(map(len, body.prompt)), lambda: plan(body, served))
     async with aclosing(served.engine.stream(generation.sequences, timeout_seconds)) as events:
         async for event in events:
-            for progress in event:
+            for progress in generation.of_choices(event):
                 completion = generation.sequences[progress.index].completion
                 assert completion is not None
                 streamed = StreamedText(

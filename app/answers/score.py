@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from app.answers.beside import beside
 from app.answers.states import given_state, returned_state
 from app.answers.tokens import top_tokens
+from app.engine.prefixes import share_prefixes
 from app.engine.sequence import Sequence
 from app.limits import check_reported
 from app.registry import ServedModel
@@ -20,11 +21,15 @@ from models.tokenizer import Encoding, Tokenizer
 
 @dataclass(frozen=True)
 class _Text:
-    """One text to score. encoding: its own tokens, offsets into it; skipped: tokens of the context before them."""
+    """One text to score. encoding: its own tokens, offsets into it; skipped: tokens of the context before them.
+
+    predicts_end: whether `<eos>` is scored after the last token.
+    """
 
     text: str
     encoding: Encoding
     skipped: int
+    predicts_end: bool
     sequence: Sequence
 
 
@@ -36,7 +41,8 @@ async def answer(body: ScoreRequest, served: ServedModel, settings: Settings) ->
     texts = await beside(characters, lambda: [_plan(text, body, state, tokenizer) for text in body.text])
     reported = sum(len(text.encoding.ids) + 1 for text in texts) if body.tokens or body.top else 0
     check_reported(reported, body.top, settings)
-    await served.engine.run([text.sequence for text in texts], body.timeout_seconds or settings.timeout_seconds)
+    sequences = share_prefixes([text.sequence for text in texts])
+    await served.engine.run(sequences, body.timeout_seconds or settings.timeout_seconds)
     work = characters + 20 * reported * (1 + body.top)
     scores = await beside(work, lambda: [_score(text, body, tokenizer) for text in texts])
     if body.return_state:
@@ -80,11 +86,11 @@ def _plan(text: str, body: ScoreRequest, state: SavedState | None, tokenizer: To
         state=state.row if state else None,
         keep_state=body.return_state,
     )
-    return _Text(text, own, skipped, sequence)
+    return _Text(text, own, skipped, targets[-1] is not None, sequence)
 
 
 def _score(text: _Text, body: ScoreRequest, tokenizer: Tokenizer) -> Score:
-    scored = text.sequence.scores
+    scored = text.sequence.all_scores()
     logprob = math.fsum(score.logprob for score in scored)
     unknown = [score.logprob for score in scored if score.token_id == tokenizer.unk_id]
     words = len(text.text.split())
@@ -109,11 +115,11 @@ def _score(text: _Text, body: ScoreRequest, tokenizer: Tokenizer) -> Score:
 def _details(text: _Text, body: ScoreRequest, tokenizer: Tokenizer) -> list[TokenDetail]:
     """One entry for each token of the text, and for `<eos>` when it is predicted."""
     tokens = list(zip(text.encoding.ids, text.encoding.offsets, strict=True))
-    if body.eos and (text.sequence.inputs or text.sequence.state is not None):
+    if text.predicts_end:
         tokens.append((tokenizer.eos_id, (len(text.text), len(text.text))))
     # The very first token of a text that does not start a sentence has no score.
-    unscored = len(tokens) - len(text.sequence.scores)
-    scores: list[TokenScore | None] = [*[None] * unscored, *text.sequence.scores]
+    scored = text.sequence.all_scores()
+    scores: list[TokenScore | None] = [*[None] * (len(tokens) - len(scored)), *scored]
     details = []
     for (token_id, (start, end)), score in zip(tokens, scores, strict=True):
         detail = TokenDetail(

@@ -15,6 +15,7 @@ from contextlib import aclosing, suppress
 
 import torch
 
+from app.engine.prefixes import PrefixCache, cache_keys
 from app.engine.runner import Runner
 from app.engine.scheduler import Row, Scheduler
 from app.engine.sequence import Progress, Request, Sequence
@@ -35,12 +36,14 @@ class Engine:
         max_rows: int,
         max_requests: int,
         prompt_tokens_per_step: int,
+        cache_bytes: int = 0,
     ) -> None:
         self.name = name
         self.backend = runner.backend
         self._runner = runner
         self._metrics = metrics
         self._scheduler = Scheduler(max_rows, prompt_tokens_per_step)
+        self._cache = PrefixCache(cache_bytes)
         self._max_requests = max_requests
         self._in_flight = 0
         self._arrived: deque[Request] = deque()
@@ -146,7 +149,8 @@ class Engine:
         """One iteration; see the top of this file."""
         admitted = self._scheduler.admit()
         for row in admitted:
-            if len(row.request.waiting) == len(row.request.sequences) - 1:
+            self._use_cache(row.sequence)
+            if row.request.rows == 1:
                 self._metrics.queue_seconds.labels(self.name).observe(time.monotonic() - row.request.arrived)
         running = list(self._scheduler.running)
         by_sequence = {id(row.sequence): row for row in running}
@@ -159,13 +163,31 @@ class Engine:
             drawing += [by_sequence[id(sequence)] for sequence in done]
             logits.append(first_logits)
         for length, rows in self._scheduler.prompt_chunks():
-            done, first_logits = self._runner.consume([row.sequence for row in rows], length)
+            sequences = [row.sequence for row in rows]
+            done, first_logits = self._runner.consume(sequences, length)
+            self._remember(sequences)
             self._metrics.prompt_tokens.labels(self.name).inc(length * len(rows))
             drawing += [by_sequence[id(sequence)] for sequence in done]
             logits.append(first_logits)
         progress = self._draw(drawing, torch.cat(logits)) if drawing else {}
         self._hand_over(running, progress)
         self._scheduler.drop_finished()
+
+    def _use_cache(self, sequence: Sequence) -> None:
+        """Begin a sequence where the cache knows it already."""
+        if not sequence.skippable():
+            return
+        sequence.cache_keys = cache_keys(sequence.inputs)
+        sequence.cached, sequence.state = self._cache.find(sequence.cache_keys)
+        sequence.consumed = sequence.cached
+        self._metrics.cache_queries.labels(self.name).inc()
+        self._metrics.cache_hits.labels(self.name).inc(bool(sequence.cached))
+        self._metrics.cached_tokens.labels(self.name).inc(sequence.cached)
+
+    def _remember(self, sequences: Many[Sequence]) -> None:
+        for sequence in sequences:
+            if (key := sequence.cache_keys.get(sequence.consumed)) is not None:
+                self._cache.keep(key, self._runner.state_of(sequence))
 
     def _draw(self, rows: list[Row], logits: torch.Tensor) -> dict[int, Progress]:
         """Draw for rows; returns their progress by the id of the row."""

@@ -32,7 +32,7 @@ class Runner:
         for sequence in sequences:
             state = sequence.state
             self._states[sequence.slot] = 0.0 if state is None else state.to(self._network.device)
-        telling = [s for s in sequences if s.state is not None and (not s.inputs or s.targets[:1] not in ([], [None]))]
+        telling = [s for s in sequences if s.state is not None and (not s.pending or s.next_target() is not None)]
         slots = torch.tensor([sequence.slot for sequence in telling], dtype=torch.int64)
         return self._tell(telling, self._network.readout(self._states, slots)[:, None], first=0)
 

@@ -15,11 +15,11 @@ class Row:
     """A sequence that holds one of the engine's rows."""
 
     request: Request
-    index: int
+    sequence: Sequence
 
     @property
-    def sequence(self) -> Sequence:
-        return self.request.sequences[self.index]
+    def index(self) -> int:
+        return self.sequence.index
 
 
 class Scheduler:
@@ -99,7 +99,14 @@ class Scheduler:
         return sorted(chunks.items())
 
     def drop_finished(self) -> None:
-        """Free the rows of finished sequences."""
+        """Free the rows of finished sequences; what was waiting for one of them now waits for a row."""
+        for row in self.running:
+            if (
+                row.sequence.finished
+                and row.request.release_children(row.sequence)
+                and row.request not in self._waiting
+            ):
+                self._waiting.append(row.request)
         self._keep([row for row in self.running if not row.sequence.finished])
 
     def drop_request(self, request: Request) -> None:

@@ -29,13 +29,21 @@ class Sequence:
     state: Tensor | None = None
     keep_state: bool = False
     keep_logprobs: bool = False
+    parent: "Sequence | None" = None
+    """To be run before; this sequence goes on from its `final_state`."""
 
     # What the engine fills in.
     scores: list[TokenScore] = field(default_factory=list)
     final_state: Tensor | None = None
     logprobs: Tensor | None = None
     consumed: int = 0
+    cached: int = 0
+    """Inputs that were not run because the state after them was known."""
+    cache_keys: dict[int, bytes] = field(default_factory=dict)
+    """Under which key to remember the state after so many inputs."""
     slot: int = -1
+    index: int = -1
+    """Of the sequence in its request."""
     last_progress: "Progress | None" = None
     """Of a completion that has ended, while its last token is still to be consumed for `final_state`."""
 
@@ -43,6 +51,18 @@ class Sequence:
     def pending(self) -> int:
         """Inputs not consumed yet."""
         return len(self.inputs) - self.consumed
+
+    def all_scores(self) -> list[TokenScore]:
+        """The scores of the parents, first to last, and its own."""
+        return [*(self.parent.all_scores() if self.parent else []), *self.scores]
+
+    def next_target(self) -> int | None:
+        """What is to be scored before the next input is consumed."""
+        return self.targets[self.consumed] if self.consumed < len(self.targets) else None
+
+    def skippable(self) -> bool:
+        """Whether a beginning of the inputs may be left out: it starts from the zero state, and nothing is scored."""
+        return self.state is None and not any(target is not None for target in self.targets[: len(self.inputs)])
 
     @property
     def generating(self) -> bool:
@@ -85,9 +105,22 @@ class Request:
     cancelled: bool = False
     rows: int = 0
     served_at: int = 0
-    waiting: deque[int] = field(init=False)
+    waiting: deque[Sequence] = field(init=False)
     unfinished: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.waiting = deque(range(len(self.sequences)))
+        self.waiting = deque(sequence for sequence in self.sequences if sequence.parent is None)
         self.unfinished = len(self.sequences)
+        self._children: dict[int, list[Sequence]] = {}
+        for index, sequence in enumerate(self.sequences):
+            sequence.index = index
+            if sequence.parent is not None:
+                self._children.setdefault(id(sequence.parent), []).append(sequence)
+
+    def release_children(self, sequence: Sequence) -> bool:
+        """Let those wait for a row that were waiting for `sequence`; whether there are any."""
+        children = self._children.pop(id(sequence), [])
+        for child in children:
+            child.state = sequence.final_state
+        self.waiting.extend(children)
+        return bool(children)
