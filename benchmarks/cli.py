@@ -55,20 +55,22 @@ def main(
         rate = record["tokens_per_second"] or record["requests_per_second"]
         progress.print(f"{what} {load}: {rate:,.1f}/s {record.get('error') or ''}", markup=False)
 
-    with tempfile.TemporaryDirectory(prefix="carousel-bench-") as temporary:
-        for wanted in shapes:
-            folder = Path(temporary) / wanted.name
-            made = write_checkpoint(wanted, folder)
-            for kind in KINDS if naive else KINDS[:1]:
-                measure_server(made, kind, folder, set(parts), options, report)
-            if "engine" in parts:
-                measure_engine(made, folder, options, report)
-    text = markdown(header, records)
-    name = "-".join([header["date"][:10], cpu_slug(header["cpu"]), *_suffixes(quick, only, shape, dtype)])
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps({**header, "records": records}, indent=1) + "\n")
-    (out / f"{name}.md").write_text(text)
-    print(text)  # noqa: T201
+    try:
+        with tempfile.TemporaryDirectory(prefix="carousel-bench-") as temporary:
+            for wanted in shapes:
+                folder = Path(temporary) / wanted.name
+                made = write_checkpoint(wanted, folder)
+                for kind in KINDS if naive else KINDS[:1]:
+                    measure_server(made, kind, folder, set(parts), options, report)
+                if "engine" in parts:
+                    measure_engine(made, folder, options, report)
+    finally:  # a run that breaks off has measured something too
+        text = markdown(header, records)
+        name = "-".join([header["date"][:10], cpu_slug(header["cpu"]), *_suffixes(quick, only, shape, dtype)])
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{name}.json").write_text(json.dumps({**header, "records": records}, indent=1) + "\n")
+        (out / f"{name}.md").write_text(text)
+        print(text)  # noqa: T201
 
 
 def _chosen(option: str, value: str, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -188,13 +188,17 @@ class Run:
 async def _wait(
     work: Iterable[Coroutine[Any, Any, Any] | asyncio.Task[Any]], seconds: float, until: asyncio.Event | None = None
 ) -> list[asyncio.Task[Any]]:
-    """Let work go on until all is done, time is over or the event is set. Returns it as tasks; raises what they did."""
+    """Let work go on until all is done or time is over; with an event, until that is set or some of the work is done.
+
+    Returns the work as tasks, and raises what they raised. Those under way are left alone.
+    """
     tasks = [item if isinstance(item, asyncio.Task) else asyncio.ensure_future(item) for item in work]
-    everything: asyncio.Future[Any] = asyncio.gather(*tasks)
-    ends: list[asyncio.Future[Any]] = [everything, *([asyncio.ensure_future(until.wait())] if until else [])]
-    await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    if everything.done():
-        everything.result()
+    events = [asyncio.ensure_future(until.wait())] if until else []
+    when = asyncio.FIRST_COMPLETED if until else asyncio.ALL_COMPLETED
+    await asyncio.wait([*tasks, *events], timeout=seconds, return_when=when)
+    for task in tasks:
+        if task.done():
+            task.result()
     return tasks
 
 
