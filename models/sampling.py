@@ -48,6 +48,12 @@ class SamplingParams:
     """Added to the logits of these token ids."""
 
     @property
+    def adjusts(self) -> bool:
+        """Whether logits are changed by penalties or bias."""
+        penalties = self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0
+        return bool(penalties or self.logit_bias)
+
+    @property
     def greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW
 
@@ -71,19 +77,17 @@ class Draw:
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """One token for each row. logits: (B, V), float; left as it is. Returns (B,), int64."""
-    return inverse_cdf(next_token_probabilities(logits, draws), uniforms_of(draws).to(logits.device))
-
-
-def uniforms_of(draws: Sequence[Draw]) -> Tensor:
-    """The random number of each draw: (B,), float64."""
-    return uniforms(*(torch.tensor([getattr(d, n) for d in draws]) for n in ("seed", "choice", "position")))
+    probabilities = next_token_probabilities(logits, draws)
+    numbers = uniforms(*(torch.tensor([getattr(d, n) for d in draws]) for n in ("seed", "choice", "position")))
+    return inverse_cdf(probabilities, numbers.to(logits.device))
 
 
 def next_token_probabilities(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """The distribution each row is drawn from: (B, V), float32, rows sum to 1."""
     logits = logits.float().clone()
     for row, draw in zip(logits, draws, strict=True):
-        adjust_logits(row, draw)
+        if draw.params.adjusts:
+            adjust_logits(row, draw)
         for token_id in draw.banned:
             row[token_id] = -torch.inf
     greedy = torch.tensor([draw.params.greedy for draw in draws], device=logits.device)

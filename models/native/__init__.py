@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from models.network import LanguageModel, LayerWeights
-from models.sampling import Draw, adjust_logits, uniforms_of
+from models.sampling import Draw, adjust_logits
 
 _TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
 _FEATURES = ("avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 _GROUP, _UNITS = 64, 16  # as in kernels.cpp
 _DRAW = np.dtype(
     [
-        ("uniform", "f8"),
+        ("seed", "u8"),
+        ("choice", "u8"),
+        ("position", "u8"),
         ("temperature", "f4"),
         ("top_p", "f4"),
         ("min_p", "f4"),
@@ -139,14 +141,15 @@ class NativeNetwork:
         """One token for each row of logits, (N, V), contiguous; rows with penalties or bias are overwritten."""
         assert logits.is_contiguous()
         wanted = np.empty(len(draws), dtype=_DRAW)
-        wanted["uniform"] = uniforms_of(draws).numpy()
-        for row, draw in zip(wanted, draws, strict=True):
-            params = draw.params
-            row["temperature"] = 0.0 if params.greedy else params.temperature
-            row["top_p"], row["min_p"], row["top_k"] = params.top_p, params.min_p, params.top_k
-            row["banned"] = (*draw.banned, -1, -1)[:2]
+        for name in ("seed", "choice", "position"):
+            wanted[name] = [getattr(draw, name) for draw in draws]
+        for name in ("top_p", "min_p", "top_k"):
+            wanted[name] = [getattr(draw.params, name) for draw in draws]
+        wanted["temperature"] = [0.0 if draw.params.greedy else draw.params.temperature for draw in draws]
+        wanted["banned"] = [(*draw.banned, -1, -1)[:2] for draw in draws]
         for i, draw in enumerate(draws):
-            adjust_logits(logits[i], draw)
+            if draw.params.adjusts:
+                adjust_logits(logits[i], draw)
         ids = torch.empty(len(draws), dtype=torch.int64)
         self._library.carousel_sample(
             self._network, len(draws), _pointer(logits), ctypes.c_void_p(wanted.ctypes.data), _pointer(ids)

@@ -765,12 +765,25 @@ void score(Network& net, int count, const float* features, const int64_t* target
 
 // As in models/native/__init__.py. Token ids below 0 ban nothing.
 struct Draw {
-    double uniform;
+    uint64_t seed, choice, position;
     float temperature;  // 0: the likeliest
     float top_p, min_p;
     int32_t top_k;
     int32_t banned[2];
 };
+
+uint64_t splitmix64(uint64_t x) {  // Steele et al. 2014, figure 17
+    x += 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x ^ x >> 31;
+}
+
+// As models/sampling.py's `uniforms`.
+double uniform(const Draw& draw) {
+    const uint64_t bits = splitmix64(splitmix64(splitmix64(draw.seed) ^ draw.choice) ^ draw.position);
+    return double(bits >> 11) * 0x1p-53;
+}
 
 constexpr int kLevels = 10;  // thresholds tried before all tokens are sorted: 4^-1 … 4^-10
 constexpr int kBlock = 256;  // tokens whose mass is summed before it is looked at one by one
@@ -824,16 +837,16 @@ CLONES void above_of(const float* masses, int count, float threshold, float* mas
     }
 }
 
-int draw_plain(const float* masses, int count, double uniform, float* blocks) {
+int draw_plain(const float* masses, int count, double number, float* blocks) {
     double total = 0.0;
-    const int number = (count + kBlock - 1) / kBlock;
-    for (int b = 0; b < number; ++b) {
+    const int last = (count + kBlock - 1) / kBlock - 1;
+    for (int b = 0; b <= last; ++b) {
         blocks[b] = sum_of(masses + b * kBlock, std::min(kBlock, count - b * kBlock));
         total += blocks[b];
     }
-    double left = uniform * total;
+    double left = number * total;
     int b = 0;
-    while (b + 1 < number && left >= blocks[b]) left -= blocks[b++];
+    while (b < last && left >= blocks[b]) left -= blocks[b++];
     while (b > 0 && blocks[b] <= 0.0f) --b;  // rounding may have led past the last mass
     int chosen = -1;
     for (int i = b * kBlock; i < std::min(count, (b + 1) * kBlock); ++i) {
@@ -892,7 +905,7 @@ int draw_filtered(const float* masses, int count, const Draw& draw, std::vector<
         while (kept > 1 && candidates[kept - 1].mass < draw.min_p * candidates[0].mass) --kept;
     double mass = 0.0;
     for (size_t i = 0; i < kept; ++i) mass += candidates[i].mass;
-    double left = draw.uniform * mass;
+    double left = uniform(draw) * mass;
     for (size_t i = 0; i < kept; ++i) {
         left -= candidates[i].mass;
         if (left < 0.0) return candidates[i].id;
@@ -920,7 +933,7 @@ int draw_row(const float* logits, int count, const Draw& draw, Scratch& scratch)
     masses_of(masses, count, largest, 1.0f / draw.temperature, masses);
     const bool filtered = draw.top_k > 0 || draw.top_p < 1.0f || draw.min_p > 0.0f;
     return filtered ? draw_filtered(masses, count, draw, scratch.candidates)
-                    : draw_plain(masses, count, draw.uniform, blocks);
+                    : draw_plain(masses, count, uniform(draw), blocks);
 }
 
 void sample(Network& net, int count, const float* logits, const Draw* draws, int64_t* ids) {

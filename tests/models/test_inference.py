@@ -10,7 +10,7 @@ from torch import Tensor
 from models.inference import InferenceNetwork, TorchNetwork, load_inference
 from models.native import NativeNetwork, available, processor_features
 from models.network import Cell, LanguageModel
-from models.sampling import Draw, SamplingParams, next_token_probabilities
+from models.sampling import Draw, SamplingParams, next_token_probabilities, sample
 from tests.tiny import random_ids, tiny_model
 
 VOCABULARY = 150  # more than two groups of 64, and not a multiple
@@ -147,6 +147,18 @@ def test_the_kernels_draw_from_the_distribution_of_the_reference(params: Samplin
     if kept.sum() > 1:
         statistic = chisquare(observed[kept], wanted[kept] * (observed[kept].sum() / wanted[kept].sum()))
         assert statistic.pvalue > 1e-4
+
+
+@needs_kernels
+def test_the_kernels_draw_with_the_random_numbers_of_the_reference() -> None:
+    """Same seed, same text: also on a machine without kernels, but where a number falls on a rounding."""
+    network = NativeNetwork(tiny_model(700), "float32", 2)
+    logits = torch.randn(500, 700, generator=torch.Generator().manual_seed(2))
+    draws = [Draw(SamplingParams(), seed=2**63 - 1 - i, choice=i % 7, position=10**9 * i) for i in range(500)]
+    same = sum(
+        a == b for a, b in zip(network.sample(logits.clone(), draws), sample(logits, draws).tolist(), strict=True)
+    )
+    assert same >= 498
 
 
 @needs_kernels
