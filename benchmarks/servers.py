@@ -43,13 +43,11 @@ class Server:
             self._process = subprocess.Popen(
                 self._command, stdout=output, stderr=output, cwd=ROOT, env=self._environment
             )
-        deadline = time.monotonic() + START_SECONDS
-        while not self._ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._stop()
-                tail = self._log.read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"the {self.kind} server did not start: {tail}")
-            time.sleep(0.1)
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(
@@ -60,6 +58,14 @@ class Server:
     def restart(self) -> None:
         self._stop()
         self.__enter__()
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self._ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = self._log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"the {self.kind} server did not start: {tail}")
+            time.sleep(0.1)
 
     def _ready(self) -> bool:
         try:
