@@ -42,9 +42,9 @@ def main(
     count = STREAMS * length
     reference = perplexity(results["float32"], count) or 0.0
     table = Table("number type", "perplexity", "against float32", title=f"{checkpoint.name}, {count:,} tokens")
-    for number_type, logprob in results.items():
+    for name, logprob in results.items():
         figure = perplexity(logprob, count) or 0.0
-        table.add_row(number_type, f"{figure:.4f}", f"{figure / reference - 1:+.3%}")
+        table.add_row(name, f"{figure:.4f}", f"{figure / reference - 1:+.3%}")
     Console().print(table)
 
 
