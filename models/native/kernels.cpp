@@ -814,6 +814,85 @@ CLONES float sum_of(const float* values, int count) {
     return sum;
 }
 
+#ifdef CAROUSEL_X86
+// The three loops that see every token of the vocabulary, sixteen at a time; lanes past the end count for nothing.
+TARGET_512 __m512 lanes_of(const float* values, int i, int count, float rest) {
+    const int left = count - i;
+    const __mmask16 real = left >= 16 ? 0xffff : __mmask16((1u << left) - 1);
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(rest), real, values + i);
+}
+
+TARGET_512 float largest_512(const float* logits, int count) {
+    __m512 largest = _mm512_set1_ps(-INFINITY);
+    for (int i = 0; i < count; i += 16) largest = _mm512_max_ps(largest, lanes_of(logits, i, count, -INFINITY));
+    return _mm512_reduce_max_ps(largest);
+}
+
+TARGET_512 float sum_512(const float* values, int count) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int i = 0; i < count; i += 16) sum = _mm512_add_ps(sum, lanes_of(values, i, count, 0.0f));
+    return _mm512_reduce_add_ps(sum);
+}
+
+// exp_f, on sixteen values.
+TARGET_512 __m512 exp_512(__m512 x) {
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 0);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+    p = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(p, r), r, r), _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+TARGET_512 void masses_512(const float* logits, int count, float largest, float inverse_temperature, float* masses) {
+    const __m512 top = _mm512_set1_ps(largest), scale = _mm512_set1_ps(inverse_temperature);
+    for (int i = 0; i < count; i += 16) {
+        const int left = count - i;
+        const __mmask16 real = left >= 16 ? 0xffff : __mmask16((1u << left) - 1);
+        const __m512 x = _mm512_mul_ps(_mm512_sub_ps(lanes_of(logits, i, count, -INFINITY), top), scale);
+        const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_GE_OQ);
+        _mm512_mask_storeu_ps(masses + i, real, _mm512_maskz_mov_ps(counts, exp_512(x)));
+    }
+}
+
+// The mass and the number of tokens whose mass reaches a threshold.
+TARGET_512 void above_512(const float* masses, int count, float threshold, float* mass, int* number) {
+    const __m512 least = _mm512_set1_ps(threshold);
+    __m512 sum = _mm512_setzero_ps();
+    *number = 0;
+    for (int i = 0; i < count; i += 16) {
+        const __m512 x = lanes_of(masses, i, count, 0.0f);
+        const __mmask16 above = _mm512_cmp_ps_mask(x, least, _CMP_GE_OQ);
+        sum = _mm512_mask_add_ps(sum, above, sum, x);
+        *number += __builtin_popcount(above);
+    }
+    *mass = _mm512_reduce_add_ps(sum);
+}
+#endif
+
+float largest_logit(const float* logits, int count) {
+#ifdef CAROUSEL_X86
+    if (processor().avx512) return largest_512(logits, count);
+#endif
+    return largest_of(logits, count);
+}
+
+float mass_sum(const float* masses, int count) {
+#ifdef CAROUSEL_X86
+    if (processor().avx512) return sum_512(masses, count);
+#endif
+    return sum_of(masses, count);
+}
+
+void make_masses(const float* logits, int count, float largest, float inverse_temperature, float* masses) {
+#ifdef CAROUSEL_X86
+    if (processor().avx512) return masses_512(logits, count, largest, inverse_temperature, masses);
+#endif
+    masses_of(logits, count, largest, inverse_temperature, masses);
+}
+
 CLONES void above_of(const float* masses, int count, float threshold, float* mass, int* number) {
     float lanes[16] = {};
     int counts[16] = {};
@@ -837,11 +916,18 @@ CLONES void above_of(const float* masses, int count, float threshold, float* mas
     }
 }
 
+void mass_above(const float* masses, int count, float threshold, float* mass, int* number) {
+#ifdef CAROUSEL_X86
+    if (processor().avx512) return above_512(masses, count, threshold, mass, number);
+#endif
+    above_of(masses, count, threshold, mass, number);
+}
+
 int draw_plain(const float* masses, int count, double number, float* blocks) {
     double total = 0.0;
     const int last = (count + kBlock - 1) / kBlock - 1;
     for (int b = 0; b <= last; ++b) {
-        blocks[b] = sum_of(masses + b * kBlock, std::min(kBlock, count - b * kBlock));
+        blocks[b] = mass_sum(masses + b * kBlock, std::min(kBlock, count - b * kBlock));
         total += blocks[b];
     }
     double left = number * total;
@@ -866,14 +952,14 @@ struct Candidate {
 // top-k, then top-p on what is left, then min-p; the fewest likeliest tokens, the lower id first among equals. Only
 // tokens above a threshold that is sure to keep enough of them are sorted.
 int draw_filtered(const float* masses, int count, const Draw& draw, std::vector<Candidate>& candidates) {
-    const float total = sum_of(masses, count);
+    const float total = mass_sum(masses, count);
     const int wanted = draw.top_k > 0 ? std::min(draw.top_k, count) : 0;
     float threshold = 0.0f;
     for (int level = 1; level <= kLevels; ++level) {
         const float trial = std::ldexp(1.0f, -2 * level);
         float mass;
         int number;
-        above_of(masses, count, trial, &mass, &number);
+        mass_above(masses, count, trial, &mass, &number);
         const bool enough_k = wanted > 0 && number >= wanted;
         const bool enough_p = draw.top_p < 1.0f && mass >= draw.top_p * total * 1.0001f;
         const bool enough_min = draw.min_p > 0.0f && trial <= draw.min_p;
@@ -924,13 +1010,13 @@ int draw_row(const float* logits, int count, const Draw& draw, Scratch& scratch)
     std::memcpy(masses, logits, size_t(count) * 4);
     for (int banned : draw.banned)
         if (banned >= 0) masses[banned] = -INFINITY;
-    const float largest = largest_of(masses, count);
+    const float largest = largest_logit(masses, count);
     if (draw.temperature <= 0.0f) {
         int i = 0;
         while (masses[i] != largest) ++i;
         return i;
     }
-    masses_of(masses, count, largest, 1.0f / draw.temperature, masses);
+    make_masses(masses, count, largest, 1.0f / draw.temperature, masses);
     const bool filtered = draw.top_k > 0 || draw.top_p < 1.0f || draw.min_p > 0.0f;
     return filtered ? draw_filtered(masses, count, draw, scratch.candidates)
                     : draw_plain(masses, count, uniform(draw), blocks);
