@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.app.conftest import metric
 
@@ -53,31 +54,21 @@ def test_sixty_four_streams_each_get_their_own_text_and_half_hang_up(client: htt
     assert metric(client, "carousel_requests_cancelled_total") == cancelled + CLIENTS // 2
 
 
-def test_a_client_that_hangs_up_on_a_whole_answer_frees_its_row_too(client: httpx.Client) -> None:
+@pytest.mark.parametrize(
+    ("request_body", "rows"),
+    [
+        ({"max_tokens": 4096, "ignore_eos": True, "n": 64}, 64),
+        ({"prompt": "The cat ate fish. " * 50_000, "stream": True}, 1),
+    ],
+    ids=["during a whole answer", "before the first token of a stream"],
+)
+def test_a_client_that_hangs_up_frees_its_rows(client: httpx.Client, request_body: dict[str, Any], rows: int) -> None:
     cancelled = metric(client, "carousel_requests_cancelled_total")
-    request = {"max_tokens": 4096, "ignore_eos": True, "n": 64}
 
     async def main() -> None:
         async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as impatient:
-            waiting = asyncio.ensure_future(impatient.post("/generate", json=request))
-            while metric(client, "carousel_sequences_running") < 64:
-                await asyncio.sleep(0.001)
-            waiting.cancel()
-            await asyncio.wait({waiting})
-
-    asyncio.run(main())
-    wait_until_free(client)
-    assert metric(client, "carousel_requests_cancelled_total") == cancelled + 1
-
-
-def test_a_client_that_hangs_up_before_the_first_token_frees_its_row(client: httpx.Client) -> None:
-    cancelled = metric(client, "carousel_requests_cancelled_total")
-    request = {"prompt": "The cat ate fish. " * 50_000, "stream": True}
-
-    async def main() -> None:
-        async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as impatient:
-            waiting = asyncio.ensure_future(impatient.post("/generate", json=request))
-            while metric(client, "carousel_sequences_running") < 1:
+            waiting = asyncio.ensure_future(impatient.post("/generate", json=request_body))
+            while metric(client, "carousel_sequences_running") < rows:
                 await asyncio.sleep(0.001)
             waiting.cancel()
             await asyncio.wait({waiting})
