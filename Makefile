@@ -24,7 +24,7 @@ endif
 
 .PHONY: serve train test check bench format clean
 
-.venv/.installed: pyproject.toml Makefile models/native/kernels.cpp
+.venv/.installed: pyproject.toml Makefile $(wildcard models/native/*.cpp models/native/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: Python 3.11 or newer is needed; name one with PYTHON=python3.x" >&2; exit 1; }
 	$(PYTHON) -m venv .venv

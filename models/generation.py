@@ -78,16 +78,18 @@ class Completion:
         self.prompt_ids = prompt_ids
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = "length" if params.max_tokens == 0 else None
-        self._start = position
-        self._unk_id = tokenizer.unk_id
-        self._eos_id = tokenizer.eos_id
+        self.start = position
+        self.unk_id = tokenizer.unk_id
+        self.eos_id = tokenizer.eos_id
+        self.native_plan: bytes | None = None
+        """The native kernels' own, made when they first draw."""
         self._decoder = tokenizer.decoder(at_start)
         self._text = CompletionText(self._decoder, params.stop)
 
     @property
     def position(self) -> int:
         """How many tokens the network has consumed once it has consumed all of these, an `<eos>` that ends aside."""
-        return self._start + len(self.token_ids) - (self.finish_reason == "eos")
+        return self.start + len(self.token_ids) - (self.finish_reason == "eos")
 
     @property
     def at_start(self) -> bool:
@@ -96,14 +98,14 @@ class Completion:
 
     def next_draw(self) -> Draw:
         """What the next token depends on."""
-        banned = [] if self.params.allow_unk else [self._unk_id]
+        banned = [] if self.params.allow_unk else [self.unk_id]
         if len(self.token_ids) < self.params.min_tokens:
-            banned.append(self._eos_id)
+            banned.append(self.eos_id)
         return Draw(
             self.params.sampling,
             self.params.seed,
             self.params.choice,
-            self._start + len(self.token_ids),
+            self.start + len(self.token_ids),
             self.prompt_ids,
             self.token_ids,
             banned,
@@ -112,7 +114,7 @@ class Completion:
     def accept(self, token_id: int) -> str:
         """Take a drawn token; returns the text that is now certain, and sets `finish_reason` when it was the last."""
         self.token_ids.append(token_id)
-        if token_id == self._eos_id and not self.params.ignore_eos:
+        if token_id == self.eos_id and not self.params.ignore_eos:
             self.finish_reason = "eos"
             return self._text.finish()
         text = self._text.feed(token_id)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.generation import Completion
 from models.native import NativeNetwork, available, processor_features
 from models.network import LanguageModel
 from models.sampling import Draw, sample
@@ -47,6 +48,18 @@ class InferenceNetwork(Protocol):
 
     def sample(self, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
         """One token for each row of logits, (N, V), which may be overwritten."""
+
+    def decode(
+        self, completions: Sequence[Completion], states: Tensor, slots: Sequence[int], seconds: float
+    ) -> list[list[int]]:
+        """Go on with completions whose last token has been drawn and not consumed: consume it and draw the next, once
+        or several times, for `seconds` or a little longer.
+
+        Draws alone, no penalties or bias (`SamplingParams.adjusts`), no look at stop strings. states: (rows, S), of
+        which the distinct rows `slots` are updated; they have then consumed all tokens but the last. Returns what was
+        drawn for each, one token at least, and none after an `<eos>` that ends it or beyond its `max_tokens`; the
+        completions are left as they are.
+        """
 
 
 def load_inference(
@@ -144,6 +157,14 @@ class TorchNetwork:
     def sample(self, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
         ids: list[int] = sample(logits, draws).tolist()
         return ids
+
+    def decode(
+        self, completions: Sequence[Completion], states: Tensor, slots: Sequence[int], seconds: float
+    ) -> list[list[int]]:
+        """One step, whatever `seconds`: nothing is gained here by more."""
+        last = torch.tensor([[completion.token_ids[-1]] for completion in completions])
+        logits = self.logits(self.run(last, states, torch.tensor(slots))[:, -1])
+        return [[token_id] for token_id in self.sample(logits, [c.next_draw() for c in completions])]
 
 
 def _lstm(x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

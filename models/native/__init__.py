@@ -4,15 +4,17 @@
 """
 
 import ctypes
-from collections.abc import Sequence
+import struct
+from collections.abc import Sequence, Set
 from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.generation import Completion
 from models.network import LanguageModel, LayerWeights
-from models.sampling import Draw, adjust_logits
+from models.sampling import Draw, SamplingParams, adjust_logits
 
 _TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
 _FEATURES = ("avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -29,6 +31,10 @@ _DRAW = np.dtype(
         ("banned", "i4", (2,)),
     ]
 )
+_PLAN = struct.Struct("=QQqqqfffiiii4x")
+
+MAX_STEPS = 64
+"""Most steps of one `decode`."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -64,8 +70,10 @@ class NativeNetwork:
 
     device = torch.device("cpu")
 
-    def __init__(self, model: LanguageModel, number_type: str, threads: int) -> None:
-        """number_type: float32, bfloat16 or int8.
+    def __init__(
+        self, model: LanguageModel, number_type: str, threads: int, features: Set[str] = frozenset(_FEATURES)
+    ) -> None:
+        """number_type: float32, bfloat16 or int8. features: what may be used of the processor, where it is there.
 
         Raises `ValueError` when the kernels are not there or do not know the network's cell.
         """
@@ -81,6 +89,7 @@ class NativeNetwork:
             _library.carousel_network(
                 _TYPES[number_type],
                 threads,
+                sum((name in features) << i for i, name in enumerate(_FEATURES)),
                 _pointer(self._embedding),
                 *self._embedding.shape,
                 ctypes.c_float(model.config.embedding_size**0.5),
@@ -138,14 +147,14 @@ class NativeNetwork:
         return logprobs, ranks
 
     def sample(self, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-        """One token for each row of logits, (N, V), contiguous; rows with penalties or bias are overwritten."""
+        """One token for each row of logits, (N, V), contiguous, which may be overwritten."""
         assert logits.is_contiguous()
         wanted = np.empty(len(draws), dtype=_DRAW)
         for name in ("seed", "choice", "position"):
             wanted[name] = [getattr(draw, name) for draw in draws]
         for name in ("top_p", "min_p", "top_k"):
             wanted[name] = [getattr(draw.params, name) for draw in draws]
-        wanted["temperature"] = [0.0 if draw.params.greedy else draw.params.temperature for draw in draws]
+        wanted["temperature"] = [_temperature(draw.params) for draw in draws]
         wanted["banned"] = [(*draw.banned, -1, -1)[:2] for draw in draws]
         for i, draw in enumerate(draws):
             if draw.params.adjusts:
@@ -156,6 +165,34 @@ class NativeNetwork:
         )
         result: list[int] = ids.tolist()
         return result
+
+    def decode(
+        self, completions: Sequence[Completion], states: Tensor, slots: Sequence[int], seconds: float
+    ) -> list[list[int]]:
+        """As many steps as fit into `seconds`, one at least, without coming back in between."""
+        assert states.is_contiguous()
+        count = len(completions)
+        plans = b"".join([c.native_plan or _plan(c) for c in completions])
+        last = np.array([c.token_ids[-1] for c in completions], dtype=np.int64)
+        drawn = np.array([len(c.token_ids) for c in completions], dtype=np.int64)
+        rows = np.array(slots, dtype=np.int64)
+        tokens = np.empty((count, MAX_STEPS), dtype=np.int64)
+        produced = np.empty(count, dtype=np.int64)
+        self._library.carousel_decode(
+            self._network,
+            count,
+            MAX_STEPS,
+            ctypes.c_double(seconds),
+            plans,
+            last.ctypes.data_as(ctypes.c_void_p),
+            drawn.ctypes.data_as(ctypes.c_void_p),
+            _pointer(states),
+            rows.ctypes.data_as(ctypes.c_void_p),
+            tokens.ctypes.data_as(ctypes.c_void_p),
+            produced.ctypes.data_as(ctypes.c_void_p),
+        )
+        counts = produced.tolist()
+        return [ids[:n] for ids, n in zip(tokens[:, : max(counts)].tolist(), counts, strict=True)]
 
     def _add_layer(self, layer: LayerWeights) -> None:
         from_input, from_hidden = layer.from_input.detach().contiguous(), layer.from_hidden.detach().contiguous()
@@ -183,6 +220,30 @@ def _gate_order(hidden: int) -> Tensor:
     units = torch.arange(-(-hidden // _UNITS) * _UNITS, dtype=torch.int32).view(-1, 1, _UNITS)
     gates = torch.arange(4, dtype=torch.int32).view(1, 4, 1) * hidden
     return torch.where(units < hidden, gates + units, -1).flatten().to(torch.int32).contiguous()
+
+
+def _temperature(params: SamplingParams) -> float:
+    return 0.0 if params.greedy else params.temperature
+
+
+def _plan(completion: Completion) -> bytes:
+    """What stays the same while a completion is drawn, as kernels.cpp reads it; kept on the completion."""
+    params, sampling = completion.params, completion.params.sampling
+    completion.native_plan = _PLAN.pack(
+        params.seed,
+        params.choice,
+        completion.start,
+        params.max_tokens,
+        params.min_tokens,
+        _temperature(sampling),
+        sampling.top_p,
+        sampling.min_p,
+        sampling.top_k,
+        -1 if params.allow_unk else completion.unk_id,
+        completion.eos_id,
+        not params.ignore_eos,
+    )
+    return completion.native_plan
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

@@ -165,8 +165,8 @@ def test_the_kernels_draw_with_the_random_numbers_of_the_reference() -> None:
 def test_equal_logits_are_taken_in_the_order_of_their_ids() -> None:
     network = NativeNetwork(tiny_model(700), "float32", 1)
     logits = torch.zeros(1, 700)
-    assert network.sample(logits, [Draw(SamplingParams(temperature=0), seed=1, banned=[0])]) == [1]
-    kept = {network.sample(logits, [Draw(SamplingParams(top_k=3), seed=seed)])[0] for seed in range(100)}
+    assert network.sample(logits.clone(), [Draw(SamplingParams(temperature=0), seed=1, banned=[0])]) == [1]
+    kept = {network.sample(logits.clone(), [Draw(SamplingParams(top_k=3), seed=seed)])[0] for seed in range(100)}
     assert kept == {0, 1, 2}
 
 

@@ -1,0 +1,140 @@
+// Packed matrices, and activations in the form that a matrix wants them.
+//
+// Layout of a packed matrix. Outputs come in groups of 64. A group is a run of 256-byte lines; a line holds, for each of
+// its 64 outputs, the next 32 bits of weights: one float32, two bfloat16 or four int8. AVX-512 reads a line as four
+// registers, AMX reads sixteen lines as four tiles of 16 outputs. For an LSTM layer the outputs are ordered so that a
+// group is the four gates i, f, g, o of 16 units, and a unit's cell is updated where its gates are computed.
+#pragma once
+
+#include "numbers.h"
+
+namespace {
+
+struct Matrix {
+    Type type;
+    int outputs, inputs;     // as given
+    int groups, lines;       // as stored; lines are padded to whole AMX tiles
+    Buffer<char> data;       // groups x lines x 256 bytes
+    std::vector<float> scale;      // int8: per output, padded
+    std::vector<int32_t> sums;     // int8: sum of each output's weights, for unsigned activations
+    const char* group(int g) const { return data.get() + size_t(g) * lines * kLine; }
+    int per_line() const { return type == kFloat32 ? 1 : type == kBFloat16 ? 2 : 4; }
+    int padded_inputs() const { return lines * per_line(); }
+    size_t bytes() const { return size_t(groups) * lines * kLine + scale.size() * 4; }
+};
+
+// weights: (rows, inputs). order[i]: the row that output i is, or -1 for padding; outputs of them.
+Matrix* pack(const float* weights, const int32_t* order, int outputs, int inputs, Type type) {
+    auto* m = new Matrix;
+    m->type = type;
+    m->outputs = outputs;
+    m->inputs = inputs;
+    m->groups = (outputs + kGroup - 1) / kGroup;
+    const int lines = (inputs + m->per_line() - 1) / m->per_line();
+    m->lines = type == kFloat32 ? lines : (lines + kTileRows - 1) / kTileRows * kTileRows;
+    char* data = m->data.reserve(size_t(m->groups) * m->lines * kLine);
+    if (type == kInt8) {
+        m->scale.assign(size_t(m->groups) * kGroup, 0.0f);
+        m->sums.assign(size_t(m->groups) * kGroup, 0);
+    }
+    for (int n = 0; n < outputs; ++n) {
+        if (order[n] < 0) continue;
+        const float* row = weights + size_t(order[n]) * inputs;
+        char* column = data + size_t(n / kGroup) * m->lines * kLine + n % kGroup * 4;
+        float scale = 0.0f;
+        if (type == kInt8) {
+            for (int k = 0; k < inputs; ++k) scale = std::max(scale, std::fabs(row[k]));
+            scale = scale > 0 ? scale / 127.0f : 1.0f;
+            m->scale[n] = scale;
+        }
+        for (int k = 0; k < inputs; ++k) {
+            if (type == kFloat32) {
+                std::memcpy(column + size_t(k) * kLine, &row[k], 4);
+            } else if (type == kBFloat16) {
+                const uint16_t value = to_bfloat16(row[k]);
+                std::memcpy(column + size_t(k / 2) * kLine + k % 2 * 2, &value, 2);
+            } else {
+                const int value = std::min(127, std::max(-127, int(std::nearbyint(row[k] / scale))));
+                column[size_t(k / 4) * kLine + k % 4] = char(value);
+                m->sums[n] += value;
+            }
+        }
+    }
+    return m;
+}
+
+// Activations as a matrix wants them: rows of `stride` bytes, padded with zeros to whole lines; int8: a scale per row.
+struct Rows {
+    Buffer<char> data;
+    Buffer<float> scale;
+    int stride = 0;
+    char* row(int r) const { return data.get() + size_t(r) * stride; }
+
+    void prepare(int count, const Matrix& m) {
+        const int wanted = m.padded_inputs() * (m.type == kFloat32 ? 4 : m.type == kBFloat16 ? 2 : 1);
+        const int padded = count + kTileRows;  // a tile may begin at any row
+        data.reserve(size_t(padded) * wanted);
+        scale.reserve(padded);
+        stride = wanted;
+    }
+
+    void move(int from, int to) {
+        std::memcpy(row(to), row(from), stride);
+        scale.get()[to] = scale.get()[from];
+    }
+};
+
+// One row in int8: the largest magnitude becomes 127. Returns the scale.
+CLONES float quantize(const float* x, int n, int8_t* out) {
+    float largest = 0.0f;
+    for (int k = 0; k < n; ++k) largest = std::max(largest, std::fabs(x[k]));
+    const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    for (int k = 0; k < n; ++k) {
+        // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low byte.
+        out[k] = int8_t(float_to_bits(x[k] * inverse + 12582912.0f) & 0xff);
+    }
+    return largest / 127.0f;
+}
+
+#ifdef CAROUSEL_X86
+TARGET_512 float quantize_512(const float* x, int n, int8_t* out) {
+    __m512 most = _mm512_setzero_ps();
+    for (int k = 0; k < n; k += 16)
+        most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes(n - k), x + k)));
+    const float largest = _mm512_reduce_max_ps(most);
+    const __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
+    for (int k = 0; k < n; k += 16) {
+        const __mmask16 real = lanes(n - k);
+        const __m512i value = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(real, x + k), inverse));
+        _mm_mask_storeu_epi8(out + k, real, _mm512_cvtepi32_epi8(value));
+    }
+    return largest / 127.0f;
+}
+#endif
+
+CLONES void round_to_bfloat16(const float* x, int n, uint16_t* out) {
+    for (int k = 0; k < n; ++k) out[k] = to_bfloat16(x[k]);
+}
+
+void set_row(const Processor& processor, Rows& rows, int r, const float* x, const Matrix& m) {
+    char* out = rows.row(r);
+    const int n = m.inputs;
+    size_t written = size_t(n) * 4;
+    if (m.type == kFloat32) {
+        std::memcpy(out, x, written);
+    } else if (m.type == kBFloat16) {
+        round_to_bfloat16(x, n, reinterpret_cast<uint16_t*>(out));
+        written = size_t(n) * 2;
+    } else {
+        auto* values = reinterpret_cast<int8_t*>(out);
+#ifdef CAROUSEL_X86
+        rows.scale.get()[r] = processor.avx512 ? quantize_512(x, n, values) : quantize(x, n, values);
+#else
+        rows.scale.get()[r] = quantize(x, n, values);
+#endif
+        written = size_t(n);
+    }
+    std::memset(out + written, 0, rows.stride - written);
+}
+
+}  // namespace
