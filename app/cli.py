@@ -130,10 +130,9 @@ def generate(
                 print(body.prompt[0] + choice.text)  # noqa: T201
             return
         sys.stdout.write(body.prompt[0])
-        async for event in generation.stream(body, served, settings.timeout_seconds):
-            if isinstance(event, StreamedText):
-                sys.stdout.write(event.text)
-                sys.stdout.flush()
+        async for together in generation.stream(body, served, settings.timeout_seconds):
+            sys.stdout.write("".join(event.text for event in together if isinstance(event, StreamedText)))
+            sys.stdout.flush()
         sys.stdout.write("\n")
 
     _run(work, model, checkpoints)

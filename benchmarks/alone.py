@@ -38,7 +38,7 @@ RUNS: tuple[tuple[int, dict[str, Any], bool], ...] = (
 )
 """(rows, sampling, whether another process keeps one core busy)"""
 
-TOKENS = 256
+TOKENS = 512
 """Tokens of each sequence: prompts, which are empty, take no time beside them."""
 
 REQUEST_ROWS = 32
@@ -60,15 +60,15 @@ async def _measure(seconds: float, max_rows: int) -> list[dict[str, Any]]:
         for rows, sampling, neighbour in RUNS:
             if rows <= max_rows:
                 with _busy_core(neighbour):
-                    gaps = await _step_seconds(served, rows, sampling, seconds)
+                    steps = await _step_seconds(served, rows, sampling, seconds)
                 found.append(
                     {
                         "backend": served.engine.backend,
                         "rows": rows,
                         "sampling": sampling,
                         "neighbour": neighbour,
-                        "tokens_per_second": rows * len(gaps) / sum(gaps),
-                        "step_ms": quantiles(gaps),
+                        "tokens_per_second": rows * len(steps) / sum(steps),
+                        "step_ms": quantiles(steps),
                     }
                 )
     finally:
@@ -77,29 +77,34 @@ async def _measure(seconds: float, max_rows: int) -> list[dict[str, Any]]:
 
 
 async def _step_seconds(served: ServedModel, rows: int, sampling: dict[str, Any], seconds: float) -> list[float]:
-    """How long each step of `rows` sequences took."""
-    await _step_times(served, rows, sampling, 16)
-    gaps: list[float] = []
+    """How long each step of `rows` sequences took; steps whose tokens were handed over together count alike."""
+    await _handovers(served, rows, sampling, 16)
+    steps: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        times = await _step_times(served, rows, sampling, TOKENS)
-        gaps += [later - earlier for earlier, later in pairwise(times)]
-    return gaps
+        for (earlier, _), (later, made) in pairwise(await _handovers(served, rows, sampling, TOKENS)):
+            steps += [(later - earlier) / made] * made
+    return steps
 
 
-async def _step_times(served: ServedModel, rows: int, sampling: dict[str, Any], tokens: int) -> list[float]:
-    """When each step of a round was over: `rows` sequences in requests that are small enough to run all at once."""
+async def _handovers(
+    served: ServedModel, rows: int, sampling: dict[str, Any], tokens: int
+) -> list[tuple[float, int]]:
+    """When tokens were handed over in a round, and how many steps had made them.
 
-    async def follow(size: int) -> list[float]:
+    A round is `rows` sequences in requests that are small enough to run all at once.
+    """
+
+    async def follow(size: int) -> list[tuple[float, int]]:
         body = GenerateRequest(prompt=[""] * size, max_tokens=tokens, ignore_eos=True, **sampling)
-        times: list[float] = []
+        handovers = []
         async for progress in served.engine.stream(plan(body, served).sequences, 600):
-            times += [time.perf_counter()] * round(len(progress) / size)  # more than one step when the reader lags
-        return times
+            handovers.append((time.perf_counter(), round(len(progress) / size)))
+        return handovers
 
     size = min(rows, REQUEST_ROWS)
-    times, *_ = await asyncio.gather(*(follow(size) for _ in range(rows // size)))
-    return times
+    handovers, *_ = await asyncio.gather(*(follow(size) for _ in range(rows // size)))
+    return handovers
 
 
 @contextmanager

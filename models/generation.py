@@ -85,6 +85,7 @@ class Completion:
         """The native kernels' own, made when they first draw."""
         self._decoder = tokenizer.decoder(at_start)
         self._text = CompletionText(self._decoder, params.stop)
+        self._pieces: list[str] = []
 
     @property
     def position(self) -> int:
@@ -111,8 +112,18 @@ class Completion:
             banned,
         )
 
+    @property
+    def text(self) -> str:
+        """The text that is certain so far."""
+        return "".join(self._pieces)
+
     def accept(self, token_id: int) -> str:
         """Take a drawn token; returns the text that is now certain, and sets `finish_reason` when it was the last."""
+        text = self._accept(token_id)
+        self._pieces.append(text)
+        return text
+
+    def _accept(self, token_id: int) -> str:
         self.token_ids.append(token_id)
         if token_id == self.eos_id and not self.params.ignore_eos:
             self.finish_reason = "eos"
@@ -147,9 +158,8 @@ def generate(
     completion = Completion(params, tokenizer, ends_in_space(prompt), inputs[1:], position=len(inputs))
     state: Tensor = model.config.state_layout.zeros(1)
     logits, state = model(torch.tensor([inputs]), state)
-    text = ""
     while completion.finish_reason is None:
         token_id = int(sample(logits[:, -1], [completion.next_draw()]))
-        text += completion.accept(token_id)
+        completion.accept(token_id)
         logits, state = model(torch.tensor([[token_id]]), state)
-    return text, completion.token_ids
+    return completion.text, completion.token_ids

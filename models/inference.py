@@ -161,7 +161,8 @@ class TorchNetwork:
     def decode(
         self, completions: Sequence[Completion], states: Tensor, slots: Sequence[int], seconds: float
     ) -> list[list[int]]:
-        """One step, whatever `seconds`: nothing is gained here by more."""
+        """One step: nothing is gained here by more."""
+        del seconds
         last = torch.tensor([[completion.token_ids[-1]] for completion in completions])
         logits = self.logits(self.run(last, states, torch.tensor(slots))[:, -1])
         return [[token_id] for token_id in self.sample(logits, [c.next_draw() for c in completions])]

@@ -29,10 +29,6 @@ class Generation:
     choices: int
     choices_per_prompt: int
 
-    def of_choices(self, event: list[Progress]) -> list[Progress]:
-        """What an event says of choices; shared beginnings of their prompts are nobody else's business."""
-        return [progress for progress in event if progress.index < self.choices]
-
     def usage(self) -> Usage:
         """Prompt tokens count once for each prompt, without the start symbol."""
         choices = self.sequences[: self.choices]
@@ -97,13 +93,7 @@ def _cached(sequence: Sequence) -> int:
 async def answer(body: GenerateRequest, served: ServedModel, timeout_seconds: float) -> GenerateResponse:
     """The whole answer at once."""
     generation = await beside(sum(map(len, body.prompt)), lambda: plan(body, served))
-    texts = [""] * generation.choices
-    tokens: list[list[GeneratedToken]] = [[] for _ in texts]
-    async with aclosing(served.engine.stream(generation.sequences, timeout_seconds)) as events:
-        async for event in events:
-            for progress in generation.of_choices(event):
-                texts[progress.index] += progress.text
-                tokens[progress.index] += _tokens(progress, generation.sequences[progress.index], served)
+    await served.engine.run(generation.sequences, timeout_seconds)
     choices = []
     for index, sequence in enumerate(generation.sequences[: generation.choices]):
         assert sequence.completion is not None
@@ -111,11 +101,11 @@ async def answer(body: GenerateRequest, served: ServedModel, timeout_seconds: fl
         choice = Choice(
             index=index,
             prompt_index=index // body.n,
-            text=texts[index],
+            text=sequence.completion.text,
             finish_reason=sequence.completion.finish_reason,
         )
         if body.logprobs is not None:
-            choice.tokens = tokens[index]
+            choice.tokens = _tokens(sequence, served)
         if body.return_state:
             choice.state = _state(sequence, served)
         choices.append(choice)
@@ -131,32 +121,37 @@ async def answer(body: GenerateRequest, served: ServedModel, timeout_seconds: fl
 
 async def stream(
     body: GenerateRequest, served: ServedModel, timeout_seconds: float
-) -> AsyncGenerator[StreamedText | StreamEnd]:
-    """The answer as it comes: an event for each token and choice, and what belongs to the whole at the end."""
+) -> AsyncGenerator[list[StreamedText | StreamEnd]]:
+    """The answer as it comes: an event for each token and choice, those that came together in one list, and what
+    belongs to the whole at the end."""
     generation = await beside(sum(map(len, body.prompt)), lambda: plan(body, served))
-    async with aclosing(served.engine.stream(generation.sequences, timeout_seconds)) as events:
-        async for event in events:
-            for progress in generation.of_choices(event):
-                completion = generation.sequences[progress.index].completion
-                assert completion is not None
-                streamed = StreamedText(
-                    index=progress.index,
-                    prompt_index=progress.index // body.n,
-                    text=progress.text,
-                    finish_reason=completion.finish_reason if progress.finished else None,
-                )
-                if progress.finished and body.return_state:
-                    streamed.state = _state(generation.sequences[progress.index], served)
-                if body.logprobs is not None:
-                    streamed.tokens = _tokens(progress, generation.sequences[progress.index], served)
-                yield streamed
-    yield StreamEnd(
+    async with aclosing(served.engine.stream(generation.sequences, timeout_seconds)) as drawn:
+        async for progress in drawn:
+            yield [_streamed(one, generation.sequences[one.index], body, served) for one in progress]
+    end = StreamEnd(
         id=generation.id,
         model=served.name,
         backend=served.engine.backend,
         usage=generation.usage(),
         seed=generation.seed,
     )
+    yield [end]
+
+
+def _streamed(progress: Progress, sequence: Sequence, body: GenerateRequest, served: ServedModel) -> StreamedText:
+    """One drawn token of a stream; with the last one of a choice, how that ended."""
+    assert sequence.completion is not None
+    event = StreamedText(
+        index=progress.index,
+        prompt_index=progress.index // body.n,
+        text=progress.text,
+        finish_reason=sequence.completion.finish_reason if progress.finished else None,
+    )
+    if progress.finished and body.return_state:
+        event.state = _state(sequence, served)
+    if progress.score is not None:
+        event.tokens = [_token(progress.score, served, ends=event.finish_reason == "eos")]
+    return event
 
 
 def _state(sequence: Sequence, served: ServedModel) -> str:
@@ -165,15 +160,15 @@ def _state(sequence: Sequence, served: ServedModel) -> str:
     return returned_state(sequence.final_state, position, at_start, served)
 
 
-def _tokens(progress: Progress, sequence: Sequence, served: ServedModel) -> list[GeneratedToken]:
-    if progress.score is None:
-        return []
-    # An <eos> that ends the text has none of its own; one that is passed over is written as the boundary.
-    ends = progress.finished and sequence.completion is not None and sequence.completion.finish_reason == "eos"
-    return [_token(progress.score, served, ends)]
+def _tokens(sequence: Sequence, served: ServedModel) -> list[GeneratedToken]:
+    assert sequence.completion is not None
+    last = len(sequence.drawn_scores) - 1
+    ended = sequence.completion.finish_reason == "eos"
+    return [_token(score, served, ends=ended and i == last) for i, score in enumerate(sequence.drawn_scores)]
 
 
 def _token(score: TokenScore, served: ServedModel, ends: bool) -> GeneratedToken:
+    """ends: it is the `<eos>` that ends the text, which has none of its own; one passed over is written as the boundary."""
     tokenizer = served.checkpoint.tokenizer
     text = "" if ends else tokenizer.surface(score.token_id)
     return GeneratedToken(id=score.token_id, text=text, logprob=score.logprob, top=top_tokens(score, tokenizer))

@@ -1,7 +1,7 @@
 """The loop: one worker thread that owns a network, and the way in and out for the event loop.
 
-An iteration admits waiting sequences to free rows, runs a bounded amount of prompt, makes one batched step for those
-that generate, draws, hands over what happened, and lets the finished and the abandoned go.
+An iteration admits waiting sequences to free rows, runs a bounded amount of prompt, then goes on with those that
+generate for a moment, all in one batch; it hands over what happened, and lets the finished and the abandoned go.
 """
 
 import asyncio
@@ -24,6 +24,9 @@ from app.metrics import Metrics
 
 logger = logging.getLogger("carousel.engine")
 
+STRETCH_SECONDS = 0.002
+"""How long sequences generate before the engine looks for new ones: the longest that an arrival waits for that."""
+
 
 class Engine:
     """Runs the sequences of one model. `submit` and `cancel` may be called from any thread."""
@@ -41,7 +44,7 @@ class Engine:
         self.name = name
         self.backend = runner.backend
         self._runner = runner
-        self._metrics = metrics
+        self._metrics = metrics.of(name)
         self._scheduler = Scheduler(max_rows, prompt_tokens_per_step)
         self._cache = PrefixCache(cache_bytes)
         self._max_requests = max_requests
@@ -65,28 +68,29 @@ class Engine:
 
     async def run(self, sequences: Many[Sequence], timeout_seconds: float) -> None:
         """Work on sequences until all are finished; what was found out is then in them. Raises `ServiceError`."""
-        async with aclosing(self.stream(sequences, timeout_seconds)) as events:
+        async with aclosing(self.stream(sequences, timeout_seconds, followed=False)) as events:
             async for _ in events:
                 pass
 
-    async def stream(self, sequences: Many[Sequence], timeout_seconds: float) -> AsyncGenerator[list[Progress]]:
-        """Progress of sequences as it comes, several at once when the reader lags. Leaving early cancels the request.
+    async def stream(
+        self, sequences: Many[Sequence], timeout_seconds: float, followed: bool = True
+    ) -> AsyncGenerator[list[Progress]]:
+        """Drawn tokens of sequences as they come, several at once. Leaving early cancels the request.
 
         Raises `OverloadedError` before anything is done, `DeadlineError` or `UnavailableError` on the way.
         """
         loop = asyncio.get_running_loop()
-        request = Request(list(sequences), time.monotonic() + timeout_seconds, loop)
+        request = Request(list(sequences), time.monotonic() + timeout_seconds, loop, followed)
         self._submit(request)
-        finished = 0
+        ended = False
         try:
-            while finished < len(request.sequences):
-                event = await request.events.get()
+            while (event := await request.events.get()) is not None:
                 if isinstance(event, Exception):
                     raise event
-                finished += sum(progress.finished for progress in event)
                 yield event
+            ended = True
         finally:
-            if finished < len(request.sequences):
+            if not ended:
                 self._cancel(request)
 
     def _submit(self, request: Request) -> None:
@@ -94,7 +98,7 @@ class Engine:
             if self._stopping:
                 raise UnavailableError("the server is shutting down")
             if self._in_flight >= self._max_requests:
-                self._metrics.refused.labels(self.name).inc()
+                self._metrics.refused.inc()
                 raise OverloadedError(
                     f"{self._in_flight} requests are already held for {self.name!r} (limit {self._max_requests}); "
                     "try again later",
@@ -103,7 +107,7 @@ class Engine:
             self._in_flight += 1
             self._arrived.append(request)
             self._wake.notify()
-        self._metrics.requests.labels(self.name).inc()
+        self._metrics.requests.inc()
 
     def _cancel(self, request: Request) -> None:
         with self._wake:
@@ -117,7 +121,7 @@ class Engine:
             try:
                 self._drop_abandoned()
                 if not self._scheduler.idle:
-                    with self._metrics.step_seconds.labels(self.name).time():
+                    with self._metrics.step_seconds.time():
                         self._iterate()
             except Exception:
                 logger.exception("an iteration of %s failed", self.name)
@@ -140,38 +144,57 @@ class Engine:
         now = time.monotonic()
         for request in self._scheduler.requests():
             if request.cancelled:
-                self._metrics.cancelled.labels(self.name).inc()
+                self._metrics.cancelled.inc()
                 self._end(request, None)
             elif now > request.deadline:
                 self._end(request, DeadlineError("the request's time is over (timeout_seconds)"))
 
     def _iterate(self) -> None:
         """One iteration; see the top of this file."""
+        admitted = self._admit()
+        self._metrics.batch_rows.observe(len(self._scheduler.running))
+        self._settle(self._run_prompts(admitted))
+        self._settle(self._generate())
+
+    def _admit(self) -> list[Row]:
         admitted = self._scheduler.admit()
         for row in admitted:
             self._use_cache(row.sequence)
             if row.request.rows == 1:
-                self._metrics.queue_seconds.labels(self.name).observe(time.monotonic() - row.request.arrived)
-        running = list(self._scheduler.running)
-        by_sequence = {id(row.sequence): row for row in running}
-        self._metrics.batch_rows.labels(self.name).observe(len(running))
-        new = set(map(id, admitted))
-        drawing = [r for r in running if id(r) not in new and not r.sequence.pending and r.sequence.generating]
-        logits = [self._runner.step([row.sequence for row in drawing])] if drawing else []
-        if admitted:
-            done, first_logits = self._runner.start([row.sequence for row in admitted])
-            drawing += [by_sequence[id(sequence)] for sequence in done]
-            logits.append(first_logits)
+                self._metrics.queue_seconds.observe(time.monotonic() - row.request.arrived)
+        return admitted
+
+    def _run_prompts(self, admitted: list[Row]) -> list[Row]:
+        """Run a bounded amount of prompt, and draw the first token after each prompt that is over.
+
+        Returns the rows it did something for.
+        """
+        worked_on = list(admitted)
+        told = [self._runner.start([row.sequence for row in admitted])] if admitted else []
         for length, rows in self._scheduler.prompt_chunks():
             sequences = [row.sequence for row in rows]
-            done, first_logits = self._runner.consume(sequences, length)
+            told.append(self._runner.consume(sequences, length))
             self._remember(sequences)
-            self._metrics.prompt_tokens.labels(self.name).inc(length * len(rows))
-            drawing += [by_sequence[id(sequence)] for sequence in done]
-            logits.append(first_logits)
-        progress = self._draw(drawing, torch.cat(logits)) if drawing else {}
-        self._hand_over(running, progress)
-        self._scheduler.drop_finished()
+            self._metrics.prompt_tokens.inc(length * len(rows))
+            worked_on += rows
+        by_sequence = {id(row.sequence): row for row in worked_on}
+        drawing = [by_sequence[id(sequence)] for sequences, _ in told for sequence in sequences]
+        if drawing:
+            self._draw(drawing, torch.cat([logits for _, logits in told]))
+        return list(by_sequence.values())
+
+    def _generate(self) -> list[Row]:
+        """Go on with the sequences that generate. Returns their rows."""
+        generating = [row for row in self._scheduler.running if not row.sequence.pending]
+        by_step = [row for row in generating if row.sequence.step_by_step]
+        if by_step:
+            self._draw(by_step, self._runner.step([row.sequence for row in by_step]))
+        at_once = [row for row in generating if not row.sequence.step_by_step]
+        if at_once:
+            drawn = self._runner.decode([row.sequence for row in at_once], STRETCH_SECONDS)
+            for row, token_ids in zip(at_once, drawn, strict=True):
+                self._accept(row, token_ids)
+        return generating
 
     def _use_cache(self, sequence: Sequence) -> None:
         """Begin a sequence where the cache knows it already."""
@@ -180,79 +203,92 @@ class Engine:
         sequence.cache_keys = cache_keys(sequence.inputs)
         sequence.cached, sequence.state = self._cache.find(sequence.cache_keys)
         sequence.consumed = sequence.cached
-        self._metrics.cache_queries.labels(self.name).inc()
-        self._metrics.cache_hits.labels(self.name).inc(bool(sequence.cached))
-        self._metrics.cached_tokens.labels(self.name).inc(sequence.cached)
+        self._metrics.cache_queries.inc()
+        self._metrics.cache_hits.inc(bool(sequence.cached))
+        self._metrics.cached_tokens.inc(sequence.cached)
 
     def _remember(self, sequences: Many[Sequence]) -> None:
         for sequence in sequences:
             if (key := sequence.cache_keys.get(sequence.consumed)) is not None:
                 self._cache.keep(key, self._runner.state_of(sequence))
 
-    def _draw(self, rows: list[Row], logits: torch.Tensor) -> dict[int, Progress]:
-        """Draw for rows; returns their progress by the id of the row."""
+    def _draw(self, rows: list[Row], logits: torch.Tensor) -> None:
+        """Draw the next token of rows. logits: (B, V)."""
         drawn = self._runner.draw([row.sequence for row in rows], logits)
-        self._metrics.generated_tokens.labels(self.name).inc(len(rows))
-        progress = {}
         for row, (token_id, score) in zip(rows, drawn, strict=True):
-            completion = row.sequence.completion
-            assert completion is not None
-            text = completion.accept(token_id)
-            reason = completion.finish_reason
-            progress[id(row)] = Progress(row.index, reason is not None, token_id, text, score)
-            if reason is not None and row.sequence.keep_state:
-                if reason == "eos":  # not consumed: the state is the one before it
-                    row.sequence.final_state = self._runner.state_of(row.sequence)
-                else:
-                    row.sequence.inputs.append(token_id)
-                    row.sequence.last_progress = progress.pop(id(row))
-        return progress
+            if score is not None:
+                row.sequence.drawn_scores.append(score)
+            self._accept(row, [token_id])
 
-    def _hand_over(self, rows: list[Row], progress: dict[int, Progress]) -> None:
-        """Tell each request once what this iteration did for it: one call into its event loop for all."""
+    def _accept(self, row: Row, token_ids: Many[int]) -> None:
+        """Take drawn tokens into their sequence, up to where it ends: what comes after a stop string is not wanted."""
+        sequence, completion = row.sequence, row.sequence.completion
+        assert completion is not None
+        for number, token_id in enumerate(token_ids, 1):
+            text = completion.accept(token_id)
+            ended = completion.finish_reason is not None
+            if row.request.followed:
+                score = sequence.drawn_scores[-1] if sequence.report_tokens else None
+                sequence.unsent.append(Progress(row.index, token_id, text, score, ended))
+            if ended:
+                break
+        self._metrics.generated_tokens.inc(number)
+        if ended and sequence.keep_state:
+            if completion.finish_reason == "eos":  # not consumed: the state is the one before it
+                sequence.final_state = self._runner.state_of(sequence)
+            else:
+                sequence.inputs.append(token_id)
+
+    def _settle(self, rows: Many[Row]) -> None:
+        """Tell requests what was done for their rows, in one call into the event loop for all, and free rows."""
         told: dict[Request, list[Progress]] = {}
         for row in rows:
-            if row.sequence.finished:
+            sequence = row.sequence
+            if sequence.finished:
                 row.request.unfinished -= 1
-                self._metrics.scored_tokens.labels(self.name).inc(len(row.sequence.scores))
-                event = progress.get(id(row)) or row.sequence.last_progress or Progress(row.index, finished=True)
-            elif id(row) in progress:
-                event = progress[id(row)]
-            else:
-                continue
-            told.setdefault(row.request, []).append(event)
-        for request in told:
+                self._metrics.scored_tokens.inc(len(sequence.scores))
+            if sequence.finished or sequence.generating:  # between the two the last token waits for its state
+                told.setdefault(row.request, []).extend(sequence.unsent)
+                sequence.unsent.clear()
+        events: list[Event] = []
+        for request, progress in told.items():
+            if progress:
+                events.append((request, progress))
             if not request.unfinished:
                 self._account_for(request)
-        _deliver(list(told.items()))
+                events.append((request, None))
+        _deliver(events)
+        self._scheduler.drop_finished()
 
     def _end(self, request: Request, error: ServiceError | None) -> None:
         """Let a request go before it is finished."""
         self._scheduler.drop_request(request)
         self._account_for(request)
         if error is not None:
-            self._metrics.failed.labels(self.name, error.code).inc()
+            self._metrics.failed(error.code).inc()
             _deliver([(request, error)])
 
     def _account_for(self, request: Request) -> None:
         with self._wake:
             self._in_flight -= 1
-        self._metrics.request_seconds.labels(self.name).observe(time.monotonic() - request.arrived)
+        self._metrics.request_seconds.observe(time.monotonic() - request.arrived)
 
     def _show_load(self) -> None:
-        self._metrics.sequences_running.labels(self.name).set(len(self._scheduler.running))
-        self._metrics.sequences_waiting.labels(self.name).set(self._scheduler.waiting)
-        self._metrics.requests_in_flight.labels(self.name).set(self._in_flight)
+        self._metrics.sequences_running.set(len(self._scheduler.running))
+        self._metrics.sequences_waiting.set(self._scheduler.waiting)
+        self._metrics.requests_in_flight.set(self._in_flight)
 
 
-def _deliver(events: Many[tuple[Request, list[Progress] | Exception]]) -> None:
+Event = tuple[Request, list[Progress] | Exception | None]
+
+
+def _deliver(events: Many[Event]) -> None:
     """Put events into the queues of their requests, with one call for each event loop."""
 
-    def put(events: list[tuple[Request, list[Progress] | Exception]]) -> None:
+    def put(events: list[Event]) -> None:
         for request, event in events:
             request.events.put_nowait(event)
 
-    loops = {request.loop for request, _ in events}
-    for loop in loops:
+    for loop in {request.loop for request, _ in events}:
         with suppress(RuntimeError):  # a loop that has been closed has nobody waiting
             loop.call_soon_threadsafe(put, [(request, event) for request, event in events if request.loop is loop])

@@ -64,9 +64,14 @@ class Runner:
 
     @torch.inference_mode()
     def step(self, sequences: list[Sequence]) -> Tensor:
-        """Consume the last drawn token of each sequence; returns the logits of the next ones, (B, V)."""
+        """Consume the last drawn token of each sequence; returns the logits of the next one, (B, V)."""
         features = self._advance(sequences, [[s.completion.token_ids[-1]] for s in sequences if s.completion])
         return self._network.logits(features[:, -1])
+
+    def decode(self, sequences: list[Sequence], seconds: float) -> list[list[int]]:
+        """The next tokens of each sequence: at least one, and as many as `seconds` allow."""
+        completions = [s.completion for s in sequences if s.completion]
+        return self._network.decode(completions, self._states, [s.slot for s in sequences], seconds)
 
     def state_of(self, sequence: Sequence) -> Tensor:
         """A copy of a sequence's state as it is: (S,)."""

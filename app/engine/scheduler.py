@@ -100,14 +100,12 @@ class Scheduler:
 
     def drop_finished(self) -> None:
         """Free the rows of finished sequences; what was waiting for one of them now waits for a row."""
-        for row in self.running:
-            if (
-                row.sequence.finished
-                and row.request.release_children(row.sequence)
-                and row.request not in self._waiting
-            ):
+        finished = [row for row in self.running if row.sequence.finished]
+        for row in finished:
+            if row.request.release_children(row.sequence) and row.request not in self._waiting:
                 self._waiting.append(row.request)
-        self._keep([row for row in self.running if not row.sequence.finished])
+        if finished:
+            self._keep([row for row in self.running if not row.sequence.finished])
 
     def drop_request(self, request: Request) -> None:
         """Free the rows of a request and forget what of it waits."""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -34,6 +35,9 @@ class Sequence:
 
     # What the engine fills in.
     scores: list[TokenScore] = field(default_factory=list)
+    """Of the targets."""
+    drawn_scores: list[TokenScore] = field(default_factory=list)
+    """Of the drawn tokens, where they are reported."""
     final_state: Tensor | None = None
     logprobs: Tensor | None = None
     consumed: int = 0
@@ -44,9 +48,8 @@ class Sequence:
     slot: int = -1
     index: int = -1
     """Of the sequence in its request."""
-    last_progress: "Progress | None" = None
-    """Of a completion that has ended, while its last token is still to be consumed for `final_state`."""
-
+    unsent: list["Progress"] = field(default_factory=list)
+    """Drawn tokens that a request which is followed has not been told of."""
     @property
     def pending(self) -> int:
         """Inputs not consumed yet."""
@@ -70,37 +73,43 @@ class Sequence:
         return self.completion is not None and self.completion.finish_reason is None
 
     @property
+    def step_by_step(self) -> bool:
+        """Whether something has to be looked at between two draws: penalties, what is reported of a token, and, where
+        the state is wanted, whether a stop string has come. Others are drawn several tokens at a time."""
+        assert self.completion is not None
+        params = self.completion.params
+        return params.sampling.adjusts or self.report_tokens or (self.keep_state and bool(params.stop))
+
+    @property
     def finished(self) -> bool:
         return not self.pending and not self.generating
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What one iteration did for one sequence of a request.
-
-    index: of the sequence in its request. token_id, score: the drawn token, None when none was. text: what became
-    certain of the completion's text. finished: the sequence's last progress.
-    """
+class Progress(NamedTuple):
+    """One drawn token of a request whose progress is followed. index: of the sequence in its request. text: what became
+    certain of the completion's text. finished: the sequence has ended."""
 
     index: int
+    token_id: int
+    text: str
+    score: TokenScore | None
     finished: bool
-    token_id: int | None = None
-    text: str = ""
-    score: TokenScore | None = None
 
 
 @dataclass(eq=False)
 class Request:
     """Sequences that were submitted together, and where their progress goes.
 
-    deadline: of `time.monotonic`. events: what the engine has to tell, in order; an exception ends it. rows, served_at:
-    the scheduler's: how many rows the request holds, and in which step its prompts were last run.
+    deadline: of `time.monotonic`. followed: whether every token is told. events: what the engine has to tell, in order;
+    the end, None, or an exception is the last. rows, served_at: the scheduler's: how many rows the request holds, and in
+    which step its prompts were last run.
     """
 
     sequences: list[Sequence]
     deadline: float
     loop: asyncio.AbstractEventLoop
-    events: asyncio.Queue[list[Progress] | Exception] = field(default_factory=asyncio.Queue)
+    followed: bool = False
+    events: asyncio.Queue[list[Progress] | Exception | None] = field(default_factory=asyncio.Queue)
     arrived: float = field(default_factory=time.monotonic)
     cancelled: bool = False
     rows: int = 0

@@ -118,14 +118,14 @@ def _json(answer: BaseModel) -> Response:
 
 
 async def _encoded(
-    first: StreamedText | StreamEnd, events: AsyncGenerator[StreamedText | StreamEnd]
+    first: list[StreamedText | StreamEnd], events: AsyncGenerator[list[StreamedText | StreamEnd]]
 ) -> AsyncGenerator[bytes]:
     """Server-sent events. A status cannot change once a response has started: a late failure is an event."""
     async with aclosing(events):
-        yield _event(first.model_dump_json(exclude_unset=True))
+        yield _events(first)
         try:
-            async for event in events:
-                yield _event(event.model_dump_json(exclude_unset=True))
+            async for together in events:
+                yield _events(together)
         except ServiceError as error:
             yield _event(ErrorResponse.model_validate(error.body()).model_dump_json())
         except Exception:
@@ -133,6 +133,11 @@ async def _encoded(
             late = InternalError("an unexpected error; the server's log has the details")
             yield _event(ErrorResponse.model_validate(late.body()).model_dump_json())
         yield _event("[DONE]")
+
+
+def _events(events: list[StreamedText | StreamEnd]) -> bytes:
+    """What came together is sent together."""
+    return b"".join([_event(event.model_dump_json(exclude_unset=True)) for event in events])
 
 
 def _event(data: str) -> bytes:

@@ -40,7 +40,7 @@ def test_sixty_four_streams_each_get_their_own_text_and_half_hang_up(client: htt
     async def main() -> list[str]:
         limits = httpx.Limits(max_connections=CLIENTS)
         async with httpx.AsyncClient(base_url=client.base_url, timeout=60, limits=limits) as clients:
-            endless = {"max_tokens": 4096, "n": 4}
+            endless = {"max_tokens": 4096, "n": 64}
             return await asyncio.gather(
                 *(
                     read(clients, body(i)) if i % 2 == 0 else read(clients, body(i) | endless, limit=5)
