@@ -50,6 +50,8 @@ class CompletionText:
         return "" if self.stopped else self._release(self._decoder.flush(), final=True)
 
     def _release(self, piece: str, final: bool) -> str:
+        if not self._stop:
+            return piece
         text = self._held + piece
         found = [index for index in (text.find(stop) for stop in self._stop) if index >= 0]
         if found:
@@ -86,6 +88,7 @@ class Completion:
         self._decoder = tokenizer.decoder(at_start)
         self._text = CompletionText(self._decoder, params.stop)
         self._pieces: list[str] = []
+        self._undecoded = 0  # from which token on the text is still to be made
 
     @property
     def position(self) -> int:
@@ -95,6 +98,7 @@ class Completion:
     @property
     def at_start(self) -> bool:
         """Whether the text so far is empty or ends in white space."""
+        self._decode()
         return self._decoder.at_start
 
     def next_draw(self) -> Draw:
@@ -115,28 +119,53 @@ class Completion:
     @property
     def text(self) -> str:
         """The text that is certain so far."""
+        self._decode()
         return "".join(self._pieces)
 
     def accept(self, token_id: int) -> str:
         """Take a drawn token; returns the text that is now certain, and sets `finish_reason` when it was the last."""
-        text = self._accept(token_id)
+        self.token_ids.append(token_id)
+        self._undecoded = len(self.token_ids)
+        if self._ends(token_id):
+            self.finish_reason = "eos"
+            text = self._text.finish()
+        else:
+            text = self._text.feed(token_id)
+            if self._text.stopped:
+                self.finish_reason = "stop"
+            elif len(self.token_ids) >= self.params.max_tokens:
+                self.finish_reason = "length"
+                text += self._text.finish()
+                if self._text.stopped:
+                    self.finish_reason = "stop"
         self._pieces.append(text)
         return text
 
-    def _accept(self, token_id: int) -> str:
-        self.token_ids.append(token_id)
-        if token_id == self.eos_id and not self.params.ignore_eos:
+    def accept_all(self, token_ids: Sequence[int]) -> None:
+        """Take drawn tokens, up to where the completion ends. Where no stop string can end it, their text is made all
+        at once when it is asked for."""
+        if self.params.stop:
+            for token_id in token_ids:
+                if self.finish_reason is None:
+                    self.accept(token_id)
+            return
+        self.token_ids += token_ids
+        if self._ends(token_ids[-1]):
             self.finish_reason = "eos"
-            return self._text.finish()
-        text = self._text.feed(token_id)
-        if self._text.stopped:
-            self.finish_reason = "stop"
         elif len(self.token_ids) >= self.params.max_tokens:
             self.finish_reason = "length"
-            text += self._text.finish()
-            if self._text.stopped:
-                self.finish_reason = "stop"
-        return text
+
+    def _ends(self, token_id: int) -> bool:
+        return token_id == self.eos_id and not self.params.ignore_eos
+
+    def _decode(self) -> None:
+        """Make the text of what `accept_all` took."""
+        if self._undecoded < len(self.token_ids):
+            end = len(self.token_ids) - (self.finish_reason == "eos")
+            self._pieces.append(self._decoder.feed_all(self.token_ids[self._undecoded : end]))
+            self._undecoded = len(self.token_ids)
+            if self.finish_reason is not None:
+                self._pieces.append(self._text.finish())
 
 
 def ends_in_space(text: str, before: bool = True) -> bool:

@@ -14,7 +14,7 @@ that every text starts from.
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -231,6 +231,16 @@ class TextDecoder:
             surface = surface.removeprefix(b" ")
         self.at_start = is_eos or surface[-1:].isspace()
         return self._utf8.decode(surface)
+
+    def feed_all(self, token_ids: Sequence[int]) -> str:
+        """The text that tokens complete, as `feed` would give it piece by piece."""
+        if self._tokenizer.level == "split" or self._tokenizer.unk_id in token_ids:
+            return "".join([self.feed(token_id) for token_id in token_ids])
+        surfaces = self._tokenizer.token_bytes
+        text = self._utf8.decode(b"".join([surfaces[token_id] for token_id in token_ids]))
+        for token_id in token_ids[-1:]:
+            self.at_start = token_id == self._tokenizer.eos_id or surfaces[token_id][-1:].isspace()
+        return text
 
     def flush(self) -> str:
         """What an unfinished character at the end of the text becomes: U+FFFD, or nothing."""

@@ -168,7 +168,7 @@ def _tokens(sequence: Sequence, served: ServedModel) -> list[GeneratedToken]:
 
 
 def _token(score: TokenScore, served: ServedModel, ends: bool) -> GeneratedToken:
-    """ends: it is the `<eos>` that ends the text, which has none of its own; one passed over is written as the boundary."""
+    """ends: it is the `<eos>` that ends the text, and has none itself; one passed over is written as the boundary."""
     tokenizer = served.checkpoint.tokenizer
     text = "" if ends else tokenizer.surface(score.token_id)
     return GeneratedToken(id=score.token_id, text=text, logprob=score.logprob, top=top_tokens(score, tokenizer))

@@ -21,6 +21,7 @@ from app.engine.scheduler import Row, Scheduler
 from app.engine.sequence import Progress, Request, Sequence
 from app.errors import DeadlineError, InternalError, OverloadedError, ServiceError, UnavailableError
 from app.metrics import Metrics
+from models.generation import Completion
 
 logger = logging.getLogger("carousel.engine")
 
@@ -224,20 +225,26 @@ class Engine:
         """Take drawn tokens into their sequence, up to where it ends: what comes after a stop string is not wanted."""
         sequence, completion = row.sequence, row.sequence.completion
         assert completion is not None
-        for number, token_id in enumerate(token_ids, 1):
-            text = completion.accept(token_id)
-            ended = completion.finish_reason is not None
-            if row.request.followed:
-                score = sequence.drawn_scores[-1] if sequence.report_tokens else None
-                sequence.unsent.append(Progress(row.index, token_id, text, score, ended))
-            if ended:
-                break
-        self._metrics.generated_tokens.inc(number)
-        if ended and sequence.keep_state:
+        before = len(completion.token_ids)
+        if row.request.followed:
+            self._follow(row, completion, token_ids)
+        else:
+            completion.accept_all(token_ids)
+        self._metrics.generated_tokens.inc(len(completion.token_ids) - before)
+        if completion.finish_reason is not None and sequence.keep_state:
             if completion.finish_reason == "eos":  # not consumed: the state is the one before it
                 sequence.final_state = self._runner.state_of(sequence)
             else:
-                sequence.inputs.append(token_id)
+                sequence.inputs.append(completion.token_ids[-1])
+
+    def _follow(self, row: Row, completion: Completion, token_ids: Many[int]) -> None:
+        """Take drawn tokens one by one, each with the text that it makes certain."""
+        for token_id in token_ids:
+            if completion.finish_reason is None:
+                text = completion.accept(token_id)
+                score = row.sequence.drawn_scores[-1] if row.sequence.report_tokens else None
+                ended = completion.finish_reason is not None
+                row.sequence.unsent.append(Progress(row.index, token_id, text, score, ended))
 
     def _settle(self, rows: Many[Row]) -> None:
         """Tell requests what was done for their rows, in one call into the event loop for all, and free rows."""

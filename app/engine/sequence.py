@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -85,7 +84,8 @@ class Sequence:
         return not self.pending and not self.generating
 
 
-class Progress(NamedTuple):
+@dataclass(slots=True)
+class Progress:
     """One drawn token of a request whose progress is followed. index: of the sequence in its request. text: what became
     certain of the completion's text. finished: the sequence has ended."""
 
@@ -100,9 +100,9 @@ class Progress(NamedTuple):
 class Request:
     """Sequences that were submitted together, and where their progress goes.
 
-    deadline: of `time.monotonic`. followed: whether every token is told. events: what the engine has to tell, in order;
-    the end, None, or an exception is the last. rows, served_at: the scheduler's: how many rows the request holds, and in
-    which step its prompts were last run.
+    deadline: of `time.monotonic`. followed: whether every token is told. events: what the engine has to tell, in
+    order; the last is None, the end, or an exception. rows, served_at: the scheduler's: how many rows the request
+    holds, and in which step its prompts were last run.
     """
 
     sequences: list[Sequence]
