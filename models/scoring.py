@@ -5,7 +5,7 @@ Every figure is a pure function of natural-log probabilities and counts; units r
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,8 +76,7 @@ def bits_per_character(logprob: float, characters: int) -> float | None:
     return -logprob / (math.log(2) * characters) if characters else None
 
 
-@dataclass(frozen=True)
-class TokenScore:
+class TokenScore(NamedTuple):
     """One token under the model's own distribution: temperature 1, before any filter.
 
     rank: 1 is the likeliest; equals share the best rank. top: (token id, logprob) of the likeliest tokens, best first.

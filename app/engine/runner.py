@@ -1,7 +1,5 @@
 """The tensors of serving: the states of all rows, the batched passes through the network, and the draws."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -98,18 +96,24 @@ class Runner:
 
     def _score(self, sequences: list[Sequence], features: Tensor, first: int) -> None:
         """Score the targets that features predict, in blocks; only alternatives need the (N, V) logits."""
-        wanted: list[tuple[Sequence, Tensor, int]] = []
-        for sequence, row in zip(sequences, features, strict=True):
-            begin = sequence.consumed + first
-            targets = enumerate(sequence.targets[begin : begin + features.shape[1]])
-            wanted += [(sequence, row[t], target) for t, target in targets if target is not None]
+        length = features.shape[1]
+        flat = features.flatten(0, 1)  # (B * T, P)
         for with_top in (False, True):
-            chosen = [item for item in wanted if bool(item[0].top) == with_top]
-            for start in range(0, len(chosen), self._block_rows):
-                block = chosen[start : start + self._block_rows]
-                stacked = torch.stack([feature for _, feature, _ in block])
-                scores = self._token_scores(stacked, [target for *_, target in block], [s.top for s, *_ in block])
-                for (sequence, *_), score in zip(block, scores, strict=True):
+            places: list[int] = []
+            targets: list[int] = []
+            owners: list[Sequence] = []
+            for row, sequence in enumerate(sequences):
+                if bool(sequence.top) == with_top:
+                    begin = sequence.consumed + first
+                    for t, target in enumerate(sequence.targets[begin : begin + length]):
+                        if target is not None:
+                            places.append(row * length + t)
+                            targets.append(target)
+                            owners.append(sequence)
+            for start in range(0, len(places), self._block_rows):
+                block = slice(start, start + self._block_rows)
+                scores = self._token_scores(flat[places[block]], targets[block], [s.top for s in owners[block]])
+                for sequence, score in zip(owners[block], scores, strict=True):
                     sequence.scores.append(score)
 
     def _token_scores(self, features: Tensor, targets: list[int], tops: list[int]) -> list[TokenScore]:
@@ -117,9 +121,9 @@ class Runner:
         if any(tops):
             return _cut(score_targets(self._network.logits(features), targets, max(tops)), tops)
         logprobs, ranks = self._network.score(features, torch.tensor(targets))
-        return [TokenScore(*row) for row in zip(targets, logprobs.tolist(), ranks.tolist(), strict=True)]
+        return list(map(TokenScore, targets, logprobs.tolist(), ranks.tolist()))
 
 
 def _cut(scores: list[TokenScore], tops: list[int]) -> list[TokenScore]:
     """As many alternatives as each row asked for, where others of its batch asked for more."""
-    return [replace(score, top=score.top[:top]) for score, top in zip(scores, tops, strict=True)]
+    return [score._replace(top=score.top[:top]) for score, top in zip(scores, tops, strict=True)]

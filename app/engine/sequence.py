@@ -49,6 +49,7 @@ class Sequence:
     """Of the sequence in its request."""
     unsent: list["Progress"] = field(default_factory=list)
     """Drawn tokens that a request which is followed has not been told of."""
+
     @property
     def pending(self) -> int:
         """Inputs not consumed yet."""
