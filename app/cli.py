@@ -67,6 +67,7 @@ def serve(
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
+        access_log=settings.log_level == "debug",
         timeout_graceful_shutdown=GRACE_SECONDS + 1,
     )
     server = _Server(config, app.state.registry)

@@ -15,18 +15,20 @@ from app.metrics import Metrics
 from app.registry import Registry
 from app.settings import Settings
 
+# Coroutines, though they wait for nothing: FastAPI would call plain functions in a thread, at every request.
 
-def _settings(request: Request) -> Settings:
+
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _registry(request: Request) -> Registry:
+async def _registry(request: Request) -> Registry:
     registry: Registry = request.app.state.registry
     return registry
 
 
-def _metrics(request: Request) -> Metrics:
+async def _metrics(request: Request) -> Metrics:
     metrics: Metrics = request.app.state.metrics
     return metrics
 
@@ -38,7 +40,7 @@ MetricsDep = Annotated[Metrics, Depends(_metrics)]
 
 def require_api_key(request: Request) -> None:
     """Raises `UnauthorizedError` when keys are configured and the request bears none of them."""
-    keys = _settings(request).api_keys
+    keys = request.app.state.settings.api_keys
     if not keys:
         return
     scheme, _, key = request.headers.get("authorization", "").partition(" ")

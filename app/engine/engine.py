@@ -190,11 +190,12 @@ class Engine:
         by_step = [row for row in generating if row.sequence.step_by_step]
         if by_step:
             self._draw(by_step, self._runner.step([row.sequence for row in by_step]))
-        at_once = [row for row in generating if not row.sequence.step_by_step]
+        at_once = [row for row in generating if not row.sequence.step_by_step] if by_step else generating
         if at_once:
             drawn = self._runner.decode([row.sequence for row in at_once], STRETCH_SECONDS)
             for row, token_ids in zip(at_once, drawn, strict=True):
                 self._accept(row, token_ids)
+            self._metrics.generated_tokens.inc(sum(map(len, drawn)))
         return generating
 
     def _use_cache(self, sequence: Sequence) -> None:
@@ -220,17 +221,16 @@ class Engine:
             if score is not None:
                 row.sequence.drawn_scores.append(score)
             self._accept(row, [token_id])
+        self._metrics.generated_tokens.inc(len(rows))
 
     def _accept(self, row: Row, token_ids: Many[int]) -> None:
         """Take drawn tokens into their sequence, up to where it ends: what comes after a stop string is not wanted."""
         sequence, completion = row.sequence, row.sequence.completion
         assert completion is not None
-        before = len(completion.token_ids)
         if row.request.followed:
             self._follow(row, completion, token_ids)
         else:
             completion.accept_all(token_ids)
-        self._metrics.generated_tokens.inc(len(completion.token_ids) - before)
         if completion.finish_reason is not None and sequence.keep_state:
             if completion.finish_reason == "eos":  # not consumed: the state is the one before it
                 sequence.final_state = self._runner.state_of(sequence)
@@ -249,12 +249,14 @@ class Engine:
     def _settle(self, rows: Many[Row]) -> None:
         """Tell requests what was done for their rows, in one call into the event loop for all, and free rows."""
         told: dict[Request, list[Progress]] = {}
+        finished = []
         for row in rows:
             sequence = row.sequence
             if sequence.finished:
+                finished.append(row)
                 row.request.unfinished -= 1
-                self._metrics.scored_tokens.inc(len(sequence.scores))
-            if sequence.finished or sequence.generating:  # between the two the last token waits for its state
+                told.setdefault(row.request, []).extend(sequence.unsent)
+            elif sequence.unsent and sequence.generating:  # between the two the last token waits for its state
                 told.setdefault(row.request, []).extend(sequence.unsent)
                 sequence.unsent.clear()
         events: list[Event] = []
@@ -264,8 +266,9 @@ class Engine:
             if not request.unfinished:
                 self._account_for(request)
                 events.append((request, None))
+        self._metrics.scored_tokens.inc(sum(len(row.sequence.scores) for row in finished))
+        self._scheduler.drop(finished)
         _deliver(events)
-        self._scheduler.drop_finished()
 
     def _end(self, request: Request, error: ServiceError | None) -> None:
         """Let a request go before it is finished."""

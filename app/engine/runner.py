@@ -15,6 +15,7 @@ class Runner:
     def __init__(self, network: InferenceNetwork, config: NetworkConfig, max_rows: int) -> None:
         self._network = network
         self._states = config.state_layout.zeros(max_rows, network.device)  # (max_rows, S)
+        self._vocabulary = config.vocabulary_size
         self._block_rows = max(1, BLOCK_ELEMENTS // config.vocabulary_size)
 
     @property
@@ -22,16 +23,23 @@ class Runner:
         """Device and number type, as answers report them."""
         return self._network.backend
 
+    @torch.inference_mode()
     def start(self, sequences: list[Sequence]) -> tuple[list[Sequence], Tensor]:
         """Put first states into the rows of sequences; a given state may say something before any input.
 
         Returns as `consume` does.
         """
-        for sequence in sequences:
-            state = sequence.state
-            self._states[sequence.slot] = 0.0 if state is None else state.to(self._network.device)
-        telling = [s for s in sequences if s.state is not None and (not s.pending or s.next_target() is not None)]
-        slots = torch.tensor([sequence.slot for sequence in telling], dtype=torch.int64)
+        zero = [sequence.slot for sequence in sequences if sequence.state is None]
+        if zero:
+            self._states[zero] = 0.0
+        given = [sequence for sequence in sequences if sequence.state is not None]
+        if given:
+            first = torch.stack([sequence.state for sequence in given if sequence.state is not None])
+            self._states[[sequence.slot for sequence in given]] = first.to(self._network.device)
+        telling = [s for s in given if not s.pending or s.next_target() is not None]
+        if not telling:
+            return [], torch.empty(0, self._vocabulary)
+        slots = torch.tensor([sequence.slot for sequence in telling])
         return self._tell(telling, self._network.readout(self._states, slots)[:, None], first=0)
 
     @torch.inference_mode()
@@ -58,6 +66,8 @@ class Runner:
             for row, distribution in zip(asked, logprobs, strict=True):
                 sequences[row].logprobs = distribution
         drawing = [row for row in done if sequences[row].generating]
+        if not drawing:
+            return [], torch.empty(0, self._vocabulary)
         return [sequences[row] for row in drawing], self._network.logits(features[drawing, -1])
 
     @torch.inference_mode()

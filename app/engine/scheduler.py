@@ -98,25 +98,23 @@ class Scheduler:
             budget -= length
         return sorted(chunks.items())
 
-    def drop_finished(self) -> None:
+    def drop(self, finished: list[Row]) -> None:
         """Free the rows of finished sequences; what was waiting for one of them now waits for a row."""
-        finished = [row for row in self.running if row.sequence.finished]
         for row in finished:
             if row.request.release_children(row.sequence) and row.request not in self._waiting:
                 self._waiting.append(row.request)
-        if finished:
-            self._keep([row for row in self.running if not row.sequence.finished])
+        self._free(finished)
 
     def drop_request(self, request: Request) -> None:
         """Free the rows of a request and forget what of it waits."""
         if request in self._waiting:
             self._waiting.remove(request)
-        self._keep([row for row in self.running if row.request is not request])
+        self._free([row for row in self.running if row.request is request])
 
-    def _keep(self, rows: list[Row]) -> None:
-        kept = set(map(id, rows))
-        for row in self.running:
-            if id(row) not in kept:
-                self._free_slots.append(row.sequence.slot)
-                row.request.rows -= 1
-        self.running = rows
+    def _free(self, rows: list[Row]) -> None:
+        for row in rows:
+            self._free_slots.append(row.sequence.slot)
+            row.request.rows -= 1
+        if rows:
+            gone = set(map(id, rows))
+            self.running = [row for row in self.running if id(row) not in gone]

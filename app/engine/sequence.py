@@ -49,6 +49,15 @@ class Sequence:
     """Of the sequence in its request."""
     unsent: list["Progress"] = field(default_factory=list)
     """Drawn tokens that a request which is followed has not been told of."""
+    step_by_step: bool = field(init=False)
+    """Whether something has to be looked at between two draws: penalties, what is reported of a token, and, where the
+    state is wanted, whether a stop string has come. Others are drawn several tokens at a time."""
+
+    def __post_init__(self) -> None:
+        params = self.completion.params if self.completion else None
+        self.step_by_step = params is not None and (
+            params.sampling.adjusts or self.report_tokens or (self.keep_state and bool(params.stop))
+        )
 
     @property
     def pending(self) -> int:
@@ -73,16 +82,10 @@ class Sequence:
         return self.completion is not None and self.completion.finish_reason is None
 
     @property
-    def step_by_step(self) -> bool:
-        """Whether something has to be looked at between two draws: penalties, what is reported of a token, and, where
-        the state is wanted, whether a stop string has come. Others are drawn several tokens at a time."""
-        assert self.completion is not None
-        params = self.completion.params
-        return params.sampling.adjusts or self.report_tokens or (self.keep_state and bool(params.stop))
-
-    @property
     def finished(self) -> bool:
-        return not self.pending and not self.generating
+        return self.consumed >= len(self.inputs) and (
+            self.completion is None or self.completion.finish_reason is not None
+        )
 
 
 @dataclass(slots=True)

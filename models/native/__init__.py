@@ -19,18 +19,8 @@ from models.sampling import Draw, SamplingParams, adjust_logits
 _TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
 _FEATURES = ("avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 _GROUP, _UNITS = 64, 16  # as in kernels.cpp
-_DRAW = np.dtype(
-    [
-        ("seed", "u8"),
-        ("choice", "u8"),
-        ("position", "u8"),
-        ("temperature", "f4"),
-        ("top_p", "f4"),
-        ("min_p", "f4"),
-        ("top_k", "i4"),
-        ("banned", "i4", (2,)),
-    ]
-)
+# As the structs in sampling.h and decoding.h.
+_DRAW = struct.Struct("=QQQfffiii")
 _PLAN = struct.Struct("=QQqqqfffiiii4x")
 
 MAX_STEPS = 64
@@ -149,19 +139,12 @@ class NativeNetwork:
     def sample(self, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
         """One token for each row of logits, (N, V), contiguous, which may be overwritten."""
         assert logits.is_contiguous()
-        wanted = np.empty(len(draws), dtype=_DRAW)
-        for name in ("seed", "choice", "position"):
-            wanted[name] = [getattr(draw, name) for draw in draws]
-        for name in ("top_p", "min_p", "top_k"):
-            wanted[name] = [getattr(draw.params, name) for draw in draws]
-        wanted["temperature"] = [_temperature(draw.params) for draw in draws]
-        wanted["banned"] = [(*draw.banned, -1, -1)[:2] for draw in draws]
         for i, draw in enumerate(draws):
             if draw.params.adjusts:
                 adjust_logits(logits[i], draw)
         ids = torch.empty(len(draws), dtype=torch.int64)
         self._library.carousel_sample(
-            self._network, len(draws), _pointer(logits), ctypes.c_void_p(wanted.ctypes.data), _pointer(ids)
+            self._network, len(draws), _pointer(logits), b"".join(map(_drawn_with, draws)), _pointer(ids)
         )
         result: list[int] = ids.tolist()
         return result
@@ -224,6 +207,12 @@ def _gate_order(hidden: int) -> Tensor:
 
 def _temperature(params: SamplingParams) -> float:
     return 0.0 if params.greedy else params.temperature
+
+
+def _drawn_with(draw: Draw) -> bytes:
+    params = draw.params
+    numbers = (draw.seed, draw.choice, draw.position, _temperature(params), params.top_p, params.min_p, params.top_k)
+    return _DRAW.pack(*numbers, *(*draw.banned, -1, -1)[:2])
 
 
 def _plan(completion: Completion) -> bytes:

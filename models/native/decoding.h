@@ -17,6 +17,7 @@ struct Plan {
     int32_t ends_at_eos;
     int32_t padding;
 };
+static_assert(sizeof(Plan) == 72, "as Python packs it");
 
 // One completion under way. place: in the caller's arrays.
 struct Decoded {

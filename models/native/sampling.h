@@ -21,6 +21,7 @@ struct Draw {
     float inverse_temperature() const { return temperature > 0.0f ? 1.0f / temperature : 1.0f; }
     bool filters() const { return top_k > 0 || top_p < 1.0f || min_p > 0.0f; }
 };
+static_assert(sizeof(Draw) == 48, "as Python packs it");
 
 uint64_t splitmix64(uint64_t x) {  // Steele et al. 2014, figure 17
     x += 0x9E3779B97F4A7C15u;

@@ -51,7 +51,7 @@ def test_one_request_holds_a_quarter_of_the_rows_at_most() -> None:
     scheduler.add(later)
     assert [row.request for row in scheduler.admit()] == [later]
     consume(scheduler)
-    scheduler.drop_finished()
+    scheduler.drop([row for row in scheduler.running if row.sequence.finished])
     assert [row.request for row in scheduler.admit()] == [hungry, hungry]
 
 
@@ -86,7 +86,7 @@ def test_rows_of_finished_sequences_are_used_again() -> None:
     while not scheduler.idle:
         slots += [row.sequence.slot for row in scheduler.admit()]
         consume(scheduler)
-        scheduler.drop_finished()
+        scheduler.drop([row for row in scheduler.running if row.sequence.finished])
     assert slots == [0, 0, 0]
 
 
@@ -129,6 +129,6 @@ def test_every_prompt_is_consumed_once_and_every_row_comes_back(lengths: list[in
         scheduler.admit()
         assert len({row.sequence.slot for row in scheduler.running}) == len(scheduler.running) <= rows
         consume(scheduler)
-        scheduler.drop_finished()
+        scheduler.drop([row for row in scheduler.running if row.sequence.finished])
     assert scheduler.idle
     assert [sequence.consumed for sequence in one.sequences] == lengths
