@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.cells import CELLS
+from models.cuda import CudaNetwork
 from models.generation import Completion
 from models.native import NativeNetwork, available, processor_features
 from models.network import LanguageModel
@@ -79,7 +81,9 @@ def load_inference(
         raise ValueError(f"{number_type} on a CPU needs the native kernels: {reason}; use float32 or auto")
     if number_type == "int8":
         raise ValueError("int8 is for CPUs; use bfloat16, float32 or auto on a GPU")
-    return TorchNetwork(model, device, torch.bfloat16 if number_type == "bfloat16" else torch.float32)
+    if device == "cpu":
+        return TorchNetwork(model)
+    return CudaNetwork(model, device, torch.bfloat16 if number_type == "bfloat16" else torch.float32)
 
 
 def _fastest(device: str, native: bool) -> NumberType:
@@ -89,7 +93,7 @@ def _fastest(device: str, native: bool) -> NumberType:
 
 
 class TorchNetwork:
-    """Plain torch: where there are no kernels, for every cell, and on GPUs.
+    """Plain torch on a CPU, in float32: for every cell, and where there are no kernels.
 
     Matrix libraries sum in an order that depends on the number of rows, so rows are padded to a multiple of `ROWS`, and
     tokens are consumed one at a time: the products of a row are then the same calls in every company.
@@ -97,22 +101,18 @@ class TorchNetwork:
 
     ROWS = 16
 
-    def __init__(self, model: LanguageModel, device: str, dtype: torch.dtype) -> None:
-        self.device = torch.device(device)
-        self._dtype = dtype
-        self._config = model.config
-        self._model = model.to(self.device, dtype)
+    backend = "cpu-float32"
+    device = torch.device("cpu")
 
-    @property
-    def backend(self) -> str:
-        return f"{self.device.type}-{str(self._dtype).removeprefix('torch.')}"
+    def __init__(self, model: LanguageModel) -> None:
+        self._config = model.config
+        self._model = model.float()
 
     @torch.inference_mode()
     def run(self, token_ids: Tensor, states: Tensor, slots: Tensor) -> Tensor:
         batch = len(token_ids)
         padding = -batch % self.ROWS
-        token_ids = F.pad(token_ids.to(self.device), (0, 0, 0, padding))
-        slots = slots.to(self.device)
+        token_ids = F.pad(token_ids, (0, 0, 0, padding))
         state = F.pad(states[slots], (0, 0, 0, padding))
         features = []
         for t in range(token_ids.shape[1]):
@@ -127,29 +127,29 @@ class TorchNetwork:
         layers = []
         for layer, parts in zip(self._model.layer_weights(), self._config.state_layout.split(state), strict=True):
             from_input = F.linear(x, layer.from_input, layer.input_bias)
-            from_hidden = F.linear(parts[0].to(self._dtype), layer.from_hidden, layer.hidden_bias)
-            new = _CELLS[self._config.cell](from_input.float(), from_hidden.float(), parts)
+            from_hidden = F.linear(parts[0], layer.from_hidden, layer.hidden_bias)
+            new = CELLS[self._config.cell](from_input, from_hidden, parts)
             layers.append(new)
-            x = new[0].to(self._dtype)
+            x = new[0]
         return self._model.projection(x), self._config.state_layout.join(layers)
 
     @torch.inference_mode()
     def readout(self, states: Tensor, slots: Tensor) -> Tensor:
-        hidden = self._config.state_layout.split(states[slots.to(self.device)])[-1][0]
-        padded = F.pad(hidden.to(self._dtype), (0, 0, 0, -len(slots) % self.ROWS))
+        hidden = self._config.state_layout.split(states[slots])[-1][0]
+        padded = F.pad(hidden, (0, 0, 0, -len(slots) % self.ROWS))
         features: Tensor = self._model.projection(padded)[: len(slots)]
         return features
 
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:
         padded = F.pad(features, (0, 0, 0, -len(features) % self.ROWS))
-        logits: Tensor = self._model.output(padded).float()[: len(features)]
+        logits: Tensor = self._model.output(padded)[: len(features)]
         return logits
 
     @torch.inference_mode()
     def score(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.logits(features)
-        chosen = logits.gather(1, targets.to(self.device)[:, None])
+        chosen = logits.gather(1, targets[:, None])
         logprobs = (chosen - logits.logsumexp(dim=1, keepdim=True)).squeeze(1)
         return logprobs, (logits > chosen).sum(dim=1) + 1
 
@@ -166,25 +166,3 @@ class TorchNetwork:
         last = torch.tensor([[completion.token_ids[-1]] for completion in completions])
         logits = self.logits(self.run(last, states, torch.tensor(slots))[:, -1])
         return [[token_id] for token_id in self.sample(logits, [c.next_draw() for c in completions])]
-
-
-def _lstm(x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """(Hochreiter & Schmidhuber 1997; Gers et al. 2000.) x, h: (B, 4H), gates i, f, g, o."""
-    i, f, g, o = (x + h).chunk(4, dim=1)
-    c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c
-
-
-def _gru(x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """(Cho et al. 2014, with the reset gate after the product.) x, h: (B, 3H), gates r, z, n."""
-    (xr, xz, xn), (hr, hz, hn) = x.chunk(3, dim=1), h.chunk(3, dim=1)
-    z = (xz + hz).sigmoid()
-    return ((1 - z) * (xn + (xr + hr).sigmoid() * hn).tanh() + z * state[0],)
-
-
-def _rnn(x: Tensor, h: Tensor, _state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """(Elman 1990.) x, h: (B, H)."""
-    return ((x + h).tanh(),)
-
-
-_CELLS = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}

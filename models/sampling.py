@@ -54,6 +54,11 @@ class SamplingParams:
         return bool(penalties or self.logit_bias)
 
     @property
+    def filters(self) -> bool:
+        """Whether unlikely tokens are left out."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    @property
     def greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW
 
@@ -96,7 +101,7 @@ def next_token_probabilities(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     probabilities = torch.softmax((logits - best.values) / temperatures[:, None], dim=1)
     probabilities[greedy] = 0.0
     probabilities[greedy, best.indices[greedy, 0]] = 1.0
-    filtered = [i for i, d in enumerate(draws) if not d.params.greedy and _filters(d.params)]
+    filtered = [i for i, d in enumerate(draws) if not d.params.greedy and d.params.filters]
     for i in filtered:
         probabilities[i] = _filter(probabilities[i], draws[i].params)
     return probabilities
@@ -118,10 +123,6 @@ def adjust_logits(row: Tensor, draw: Draw) -> None:
         biased = torch.tensor(list(params.logit_bias), dtype=torch.int64, device=row.device)
         row.index_add_(0, biased, torch.tensor(list(params.logit_bias.values()), dtype=row.dtype, device=row.device))
     row.clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)  # an extreme penalty must not make infinities, whose difference is NaN
-
-
-def _filters(params: SamplingParams) -> bool:
-    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
 
 
 def _filter(probabilities: Tensor, params: SamplingParams) -> Tensor:

@@ -31,6 +31,8 @@ def share_prefixes(sequences: Many[Sequence]) -> list[Sequence]:
         returned    c           d           e       a b  (the parent of the first two)
     """
     shared: list[Sequence] = []
+    if len(sequences) == 1:
+        return list(sequences)
     groups: list[tuple[list[Sequence], int, Sequence | None]] = [(list(sequences), 0, None)]
     while groups:
         group, begin, parent = groups.pop()

@@ -156,7 +156,7 @@ def test_a_deadline_is_a_504(client: httpx.Client) -> None:
 
 
 def test_a_deadline_in_a_stream_is_its_last_event(client: httpx.Client) -> None:
-    body: dict[str, Any] = {"max_tokens": 4096, "n": 8, "ignore_eos": True, "timeout_seconds": 0.2, "stream": True}
+    body: dict[str, Any] = {"max_tokens": 4096, "n": 64, "ignore_eos": True, "timeout_seconds": 0.2, "stream": True}
     response = client.post("/generate", json=body)
     assert response.status_code == 200
     *_, error, done = [line for line in response.text.split("\n") if line]

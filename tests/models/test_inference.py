@@ -26,7 +26,7 @@ def native(number_type: str, threads: int = 2) -> Callable[[], InferenceNetwork]
 
 
 def plain(cell: Cell) -> Callable[[], InferenceNetwork]:
-    return lambda: TorchNetwork(shaped(cell), "cpu", torch.float32)
+    return lambda: TorchNetwork(shaped(cell))
 
 
 needs_kernels = pytest.mark.skipif(not available(), reason="the native kernels were not built")
