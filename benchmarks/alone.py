@@ -97,10 +97,8 @@ async def _handovers(
 
     async def follow(size: int) -> list[tuple[float, int]]:
         body = GenerateRequest(prompt=[""] * size, max_tokens=tokens, ignore_eos=True, **sampling)
-        handovers = []
-        async for progress in served.engine.stream(plan(body, served).sequences, 600):
-            handovers.append((time.perf_counter(), round(len(progress) / size)))
-        return handovers
+        drawn = served.engine.stream(plan(body, served).sequences, 600)
+        return [(time.perf_counter(), round(len(progress) / size)) async for progress in drawn]
 
     size = min(rows, REQUEST_ROWS)
     handovers, *_ = await asyncio.gather(*(follow(size) for _ in range(rows // size)))

@@ -382,7 +382,7 @@ def test_a_state_that_overflows_still_gives_tokens_of_the_vocabulary(
 ) -> None:
     """A state comes from outside, finite but as large as it likes. An id beyond the embedding would end a GPU's work
     for everyone. (Which integer NaN becomes depends on the processor: here 0, which is no mass at all.)"""
-    monkeypatch.setattr("models.device_sampling._masses", lambda p: (p.nan_to_num(0).double() * 2**52).long())
+    monkeypatch.setattr("models.cuda.sampling._masses", lambda p: (p.nan_to_num(0).double() * 2**52).long())
     model, tokenizer = word_model()
     network = CudaNetwork(model, "cpu", torch.float32, SIZES)
     wish = GenerationParams(max_tokens=20, ignore_eos=True, sampling=params)
