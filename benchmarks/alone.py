@@ -87,9 +87,7 @@ async def _step_seconds(served: ServedModel, rows: int, sampling: dict[str, Any]
     return steps
 
 
-async def _handovers(
-    served: ServedModel, rows: int, sampling: dict[str, Any], tokens: int
-) -> list[tuple[float, int]]:
+async def _handovers(served: ServedModel, rows: int, sampling: dict[str, Any], tokens: int) -> list[tuple[float, int]]:
     """When tokens were handed over in a round, and how many steps had made them.
 
     A round is `rows` sequences in requests that are small enough to run all at once.
