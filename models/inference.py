@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.cells import CELLS
@@ -95,8 +95,8 @@ def _fastest(device: str, native: bool) -> NumberType:
 class TorchNetwork:
     """Plain torch on a CPU, in float32: for every cell, and where there are no kernels.
 
-    Matrix libraries sum in an order that depends on the number of rows, so rows are padded to a multiple of `ROWS`, and
-    tokens are consumed one at a time: the products of a row are then the same calls in every company.
+    Matrix libraries sum in an order that depends on the number of rows, so every product is made for `ROWS` rows, some
+    of them padding, and tokens are consumed one at a time: a row's products are then the same calls in every company.
     """
 
     ROWS = 16
@@ -126,25 +126,31 @@ class TorchNetwork:
         x = self._model.embedding(token_ids) * self._config.embedding_size**0.5
         layers = []
         for layer, parts in zip(self._model.layer_weights(), self._config.state_layout.split(state), strict=True):
-            from_input = F.linear(x, layer.from_input, layer.input_bias)
-            from_hidden = F.linear(parts[0], layer.from_hidden, layer.hidden_bias)
+            from_input = self._linear(x, layer.from_input, layer.input_bias)
+            from_hidden = self._linear(parts[0], layer.from_hidden, layer.hidden_bias)
             new = CELLS[self._config.cell](from_input, from_hidden, parts)
             layers.append(new)
             x = new[0]
-        return self._model.projection(x), self._config.state_layout.join(layers)
+        return self._project(x), self._config.state_layout.join(layers)
+
+    def _project(self, x: Tensor) -> Tensor:
+        projection = self._model.projection
+        return self._linear(x, projection.weight, projection.bias) if isinstance(projection, nn.Linear) else x
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, K) -> (B, N), B a multiple of `ROWS`."""
+        return torch.cat([F.linear(rows, weight, bias) for rows in torch.split(x, self.ROWS)])
 
     @torch.inference_mode()
     def readout(self, states: Tensor, slots: Tensor) -> Tensor:
         hidden = self._config.state_layout.split(states[slots])[-1][0]
         padded = F.pad(hidden, (0, 0, 0, -len(slots) % self.ROWS))
-        features: Tensor = self._model.projection(padded)[: len(slots)]
-        return features
+        return self._project(padded)[: len(slots)]
 
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:
         padded = F.pad(features, (0, 0, 0, -len(features) % self.ROWS))
-        logits: Tensor = self._model.output(padded)[: len(features)]
-        return logits
+        return self._linear(padded, self._model.output.weight, self._model.output.bias)[: len(features)]
 
     @torch.inference_mode()
     def score(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,10 @@ from models.network import LanguageModel, LayerWeights
 from models.sampling import Draw, SamplingParams, adjust_logits
 
 _TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
-_FEATURES = ("avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+_FEATURE_BITS = ("avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+FEATURES = frozenset(_FEATURE_BITS)
+"""What the kernels know to use of a processor."""
+
 _GROUP, _UNITS = 64, 16  # as in kernels.cpp
 # As the structs in sampling.h and decoding.h.
 _DRAW = struct.Struct("=QQQfffiii")
@@ -48,7 +51,7 @@ def available() -> bool:
 def processor_features() -> set[str]:
     """What the kernels use of this processor; empty: portable code, or no kernels."""
     bits = _library.carousel_processor() if _library else 0
-    return {name for i, name in enumerate(_FEATURES) if bits >> i & 1}
+    return {name for i, name in enumerate(_FEATURE_BITS) if bits >> i & 1}
 
 
 class NativeNetwork:
@@ -60,9 +63,7 @@ class NativeNetwork:
 
     device = torch.device("cpu")
 
-    def __init__(
-        self, model: LanguageModel, number_type: str, threads: int, features: Set[str] = frozenset(_FEATURES)
-    ) -> None:
+    def __init__(self, model: LanguageModel, number_type: str, threads: int, features: Set[str] = FEATURES) -> None:
         """number_type: float32, bfloat16 or int8. features: what may be used of the processor, where it is there.
 
         Raises `ValueError` when the kernels are not there or do not know the network's cell.
@@ -79,7 +80,7 @@ class NativeNetwork:
             _library.carousel_network(
                 _TYPES[number_type],
                 threads,
-                sum((name in features) << i for i, name in enumerate(_FEATURES)),
+                sum((name in features) << i for i, name in enumerate(_FEATURE_BITS)),
                 _pointer(self._embedding),
                 *self._embedding.shape,
                 ctypes.c_float(model.config.embedding_size**0.5),

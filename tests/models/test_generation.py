@@ -1,5 +1,6 @@
 """What ends a completion, how its tokens become text, and the reference loop."""
 
+import random
 from collections.abc import Sequence
 from typing import cast
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from models.generation import Completion, CompletionText, GenerationParams, ends_in_space, generate, prompt_inputs
 from models.network import LanguageModel
 from models.sampling import SamplingParams
-from models.tokenizer import TextDecoder, Tokenizer
+from models.tokenizer import Level, TextDecoder, Tokenizer
 from tests.tiny import tiny_tokenizer
 
 Tiny = tuple[LanguageModel, Tokenizer]
@@ -282,3 +283,32 @@ def test_a_split_level_completion_is_joined_to_its_prompt_by_a_space() -> None:
         completion = Completion(GenerationParams(), tokenizer, ends_in_space(prompt), [], position=1)
         ids = [tokenizer.vocabulary[word] for word in ("cat", "sat")]
         assert "".join(completion.accept(token_id) for token_id in ids) == text
+
+
+@pytest.mark.parametrize("level", ["word", "char", "split", "bpe"])
+@pytest.mark.parametrize("stop", [[], ["t"], ["e c", "zz"]], ids=["no stop string", "common", "rare"])
+@pytest.mark.parametrize("ignore_eos", [True, False])
+def test_tokens_taken_several_at_a_time_make_the_text_of_tokens_taken_one_by_one(
+    level: Level, stop: list[str], ignore_eos: bool
+) -> None:
+    tokenizer = tiny_tokenizer(level)
+    generator = random.Random(level)
+    for _ in range(50):
+        params = GenerationParams(max_tokens=generator.randrange(1, 12), stop=stop, ignore_eos=ignore_eos)
+        at_start = generator.random() < 0.5
+        drawn = [generator.randrange(len(tokenizer)) for _ in range(params.max_tokens)]
+        one_by_one, at_once = (Completion(params, tokenizer, at_start, [], 1) for _ in range(2))
+        for token_id in drawn:
+            if one_by_one.finish_reason is None:
+                one_by_one.accept(token_id)
+        ended = one_by_one.token_ids  # whoever draws stops at the end, but for stop strings
+        left = drawn if stop else ended
+        while left and at_once.finish_reason is None:
+            size = generator.randrange(1, 5)
+            at_once.accept_all(left[:size])
+            left = left[size:]
+            if generator.random() < 0.3:
+                assert one_by_one.text.startswith(at_once.text)
+        assert at_once.token_ids == one_by_one.token_ids
+        assert (at_once.text, at_once.finish_reason) == (one_by_one.text, one_by_one.finish_reason)
+        assert (at_once.at_start, at_once.position) == (one_by_one.at_start, one_by_one.position)

@@ -1,28 +1,33 @@
 """Every way of running a network: close to the reference, and the same bits in every company."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from functools import cache
 
 import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from models.generation import Completion, GenerationParams
 from models.inference import InferenceNetwork, TorchNetwork, load_inference
-from models.native import NativeNetwork, available, processor_features
+from models.native import FEATURES, NativeNetwork, available, processor_features
 from models.network import Cell, LanguageModel
 from models.sampling import Draw, SamplingParams, next_token_probabilities, sample
+from models.tokenizer import Tokenizer
 from tests.tiny import random_ids, tiny_model
 
 VOCABULARY = 150  # more than two groups of 64, and not a multiple
 
 
 def shaped(cell: Cell = "lstm") -> LanguageModel:
-    """Widths that are no multiples of anything the kernels like."""
-    return tiny_model(VOCABULARY, cell, hidden_sizes=(24, 37), embedding_size=19, projection_size=21)
+    """Widths that are no multiples of anything the kernels like. `<eos>`, id 1, comes now and then."""
+    model = tiny_model(VOCABULARY, cell, hidden_sizes=(24, 37), embedding_size=19, projection_size=21)
+    model.output.bias[1] = 5.0
+    return model
 
 
-def native(number_type: str, threads: int = 2) -> Callable[[], InferenceNetwork]:
-    return lambda: NativeNetwork(shaped(), number_type, threads)
+def native(number_type: str, threads: int = 2, features: Set[str] = FEATURES) -> Callable[[], InferenceNetwork]:
+    return lambda: NativeNetwork(shaped(), number_type, threads, features)
 
 
 def plain(cell: Cell) -> Callable[[], InferenceNetwork]:
@@ -35,6 +40,10 @@ BACKENDS = [
     pytest.param(native("float32"), "lstm", 1e-4, id="native-float32", marks=needs_kernels),
     pytest.param(native("bfloat16"), "lstm", 0.15, id="native-bfloat16", marks=needs_kernels),
     pytest.param(native("int8"), "lstm", 0.3, id="native-int8", marks=needs_kernels),
+    pytest.param(native("float32", features=set()), "lstm", 1e-4, id="portable-float32", marks=needs_kernels),
+    pytest.param(native("bfloat16", features=set()), "lstm", 0.15, id="portable-bfloat16", marks=needs_kernels),
+    pytest.param(native("int8", features=set()), "lstm", 0.3, id="portable-int8", marks=needs_kernels),
+    pytest.param(native("int8", features={"avx512"}), "lstm", 0.3, id="avx512-int8", marks=needs_kernels),
     pytest.param(plain("lstm"), "lstm", 1e-4, id="torch-lstm"),
     pytest.param(plain("gru"), "gru", 1e-4, id="torch-gru"),
     pytest.param(plain("rnn"), "rnn", 1e-4, id="torch-rnn"),
@@ -99,6 +108,71 @@ def test_a_row_gets_the_same_bits_alone_and_in_every_company(
         assert network.sample(network.logits(last), [draws[row]]) == [drawn[row]]
 
 
+@cache
+def letters() -> Tokenizer:
+    """A character vocabulary as large as the network's."""
+    return Tokenizer.train(["".join(chr(0x4E00 + i) for i in range(VOCABULARY - 2))], "char", boundary="document")
+
+
+def completions_for(count: int) -> list[Completion]:
+    """Completions of every kind that `decode` is for, each with its first token drawn."""
+    samplings = [
+        SamplingParams(),
+        SamplingParams(temperature=0.7, top_k=20),
+        SamplingParams(top_p=0.8),
+        SamplingParams(temperature=0),
+        SamplingParams(temperature=1.3, min_p=0.02),
+    ]
+    completions = []
+    for i in range(count):
+        params = GenerationParams(
+            max_tokens=2 + 5 * i % 83,
+            min_tokens=3 * i % 7,
+            ignore_eos=i % 3 == 0,
+            allow_unk=i % 4 == 0,
+            seed=1000 + i,
+            choice=i % 3,
+            sampling=samplings[i % len(samplings)],
+        )
+        completion = Completion(params, letters(), at_start=True, prompt_ids=[], position=5 + i)
+        completion.accept_all([2 + i])
+        completions.append(completion)
+    return completions
+
+
+def by_single_steps(network: InferenceNetwork, completion: Completion, state: Tensor) -> None:
+    """Draw a completion to its end, alone, a token at a time. state: (1, S), updated."""
+    while completion.finish_reason is None:
+        features = network.run(torch.tensor([completion.token_ids[-1:]]), state, torch.tensor([0]))
+        completion.accept_all(network.sample(network.logits(features[:, -1]), [completion.next_draw()]))
+
+
+@every_backend
+def test_decoding_many_steps_at_once_gives_what_single_steps_give(
+    make: Callable[[], InferenceNetwork], cell: Cell, tolerance: float
+) -> None:
+    """Text, and state, bit for bit, though rows end at different times and go on in any company."""
+    assert tolerance
+    network, count = make(), 70
+    states, slots = start(cell, 80), torch.randperm(80, generator=torch.Generator().manual_seed(3))[:count].tolist()
+    expected_states, expected = states[slots].clone(), completions_for(count)
+    for i, completion in enumerate(expected):
+        by_single_steps(network, completion, expected_states[i : i + 1])
+    decoded = completions_for(count)
+    left = list(zip(decoded, slots, strict=True))
+    seconds = 0.0  # one step, then as many as fit
+    while left:
+        drawn = network.decode([c for c, _ in left], states, [slot for _, slot in left], seconds)
+        for (completion, _), token_ids in zip(left, drawn, strict=True):
+            assert token_ids
+            completion.accept_all(token_ids)
+        left = [(completion, slot) for completion, slot in left if completion.finish_reason is None]
+        seconds = 10.0
+    assert [c.token_ids for c in decoded] == [c.token_ids for c in expected]
+    assert {c.finish_reason for c in decoded} == {"eos", "length"}
+    assert states[slots].equal(expected_states)
+
+
 @needs_kernels
 @pytest.mark.parametrize("number_type", ["float32", "bfloat16", "int8"])
 def test_the_number_of_threads_changes_nothing(number_type: str) -> None:
@@ -118,6 +192,8 @@ SAMPLINGS = {
     "top-k": SamplingParams(top_k=5),
     "top-k beyond the vocabulary": SamplingParams(top_k=10_000),
     "top-p": SamplingParams(top_p=0.7),
+    "top-p nearly all": SamplingParams(temperature=2, top_p=0.98),
+    "top-k of many": SamplingParams(temperature=3, top_k=300),
     "min-p": SamplingParams(min_p=0.2),
     "all": SamplingParams(temperature=1.5, top_k=40, top_p=0.9, min_p=0.05),
     "penalties": SamplingParams(
@@ -128,12 +204,16 @@ SAMPLINGS = {
 
 
 @needs_kernels
-@pytest.mark.parametrize("vocabulary", [12, 700], ids=["one block of masses", "several"])
+@pytest.mark.parametrize("features", [FEATURES, set()], ids=["fastest", "portable"])
+@pytest.mark.parametrize("vocabulary", [12, 700], ids=["one group of logits", "several"])
 @pytest.mark.parametrize("params", SAMPLINGS.values(), ids=SAMPLINGS.keys())
-def test_the_kernels_draw_from_the_distribution_of_the_reference(params: SamplingParams, vocabulary: int) -> None:
-    network = NativeNetwork(tiny_model(vocabulary), "float32", 2)
+def test_the_kernels_draw_from_the_distribution_of_the_reference(
+    params: SamplingParams, vocabulary: int, features: Set[str]
+) -> None:
+    network = NativeNetwork(tiny_model(vocabulary), "float32", 2, features)
     count = 20_000
     logits = 2 * torch.randn(1, vocabulary, generator=torch.Generator().manual_seed(1))
+    logits = logits.sort(descending=True).values  # by frequency, as ids of vocabularies are
     draws = [Draw(params, seed=i, prompt=[3], completion=[4, 4], banned=[0, 7]) for i in range(count)]
     expected = next_token_probabilities(logits, draws[:1])[0]
     drawn = torch.tensor(network.sample(logits.repeat(count, 1), draws))
