@@ -97,9 +97,11 @@ class TorchNetwork:
 
     Matrix libraries sum in an order that depends on the number of rows, so every product is made for `ROWS` rows, some
     of them padding, and tokens are consumed one at a time: a row's products are then the same calls in every company.
+    The number suits functions of single numbers too: torch computes what is left over of a tensor, beyond whole pairs
+    of registers of 16 numbers, with other instructions.
     """
 
-    ROWS = 16
+    ROWS = 32
 
     backend = "cpu-float32"
     device = torch.device("cpu")
@@ -138,8 +140,11 @@ class TorchNetwork:
         return self._linear(x, projection.weight, projection.bias) if isinstance(projection, nn.Linear) else x
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(B, K) -> (B, N), B a multiple of `ROWS`."""
-        return torch.cat([F.linear(rows, weight, bias) for rows in torch.split(x, self.ROWS)])
+        """(B, K) -> (B, N), B a multiple of `ROWS`.
+
+        Contiguous, `ROWS` rows begin at a multiple of 64 bytes: sums may depend on that too.
+        """
+        return torch.cat([F.linear(rows, weight, bias) for rows in torch.split(x.contiguous(), self.ROWS)])
 
     @torch.inference_mode()
     def readout(self, states: Tensor, slots: Tensor) -> Tensor:
