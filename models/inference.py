@@ -34,9 +34,14 @@ class InferenceNetwork(Protocol):
     def device(self) -> torch.device:
         """Where states, features and logits are."""
 
-    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor) -> Tensor:
+    @property
+    def longest_feed(self) -> int:
+        """Most tokens that `decode` takes for a row before its first draw."""
+
+    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Consume tokens: (B, T), int64. states: (rows, S), float32, of which the distinct rows `slots`, (B,), int64,
-        are updated. Returns the features (B, T, P)."""
+        are updated. lengths: of row b, lengths[b] tokens are there, and more than none; the longest comes first.
+        Returns the features (B, T, P); what stands where there are no tokens means nothing."""
 
     def readout(self, states: Tensor, slots: Tensor) -> Tensor:
         """The features (N, P) that `run` returned when it left the states at `slots`, (N,): a state is enough to go on
@@ -52,15 +57,21 @@ class InferenceNetwork(Protocol):
         """One token for each row of logits, (N, V), which may be overwritten."""
 
     def decode(
-        self, completions: Sequence[Completion], states: Tensor, slots: Sequence[int], seconds: float
-    ) -> list[list[int]]:
-        """Go on with completions whose last token has been drawn and not consumed: consume it and draw the next, once
-        or several times, for `seconds` or a little longer.
+        self,
+        completions: Sequence[Completion],
+        feeds: Sequence[Sequence[int]],
+        states: Tensor,
+        slots: Sequence[int],
+        seconds: float,
+    ) -> list[tuple[int, list[int]]]:
+        """Go on with completions: consume what each is fed, draw a token, consume it, draw the next, for `seconds` or a
+        little longer.
 
-        Draws alone, no penalties or bias (`SamplingParams.adjusts`), no look at stop strings. states: (rows, S), of
-        which the distinct rows `slots` are updated; they have then consumed all tokens but the last. Returns what was
-        drawn for each, one token at least, and none after an `<eos>` that ends it or beyond its `max_tokens`; the
-        completions are left as they are.
+        feeds: the last drawn token of a completion under way, the last tokens of the prompt of a new one; one token at
+        least, `longest_feed` at most. states: (rows, S), of which the distinct rows `slots` are updated; they have then
+        consumed all tokens but the last drawn. Draws alone: no penalties or bias (`SamplingParams.adjusts`), no look at
+        stop strings. Returns how many tokens of its feed each consumed and what was drawn for it once all were: none
+        after an `<eos>` that ends it or beyond its `max_tokens`. The completions are left as they are.
         """
 
 
@@ -105,23 +116,25 @@ class TorchNetwork:
 
     backend = "cpu-float32"
     device = torch.device("cpu")
+    longest_feed = 1
 
     def __init__(self, model: LanguageModel) -> None:
         self._config = model.config
         self._model = model.float()
 
     @torch.inference_mode()
-    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor) -> Tensor:
-        batch = len(token_ids)
-        padding = -batch % self.ROWS
-        token_ids = F.pad(token_ids, (0, 0, 0, padding))
-        state = F.pad(states[slots], (0, 0, 0, padding))
-        features = []
-        for t in range(token_ids.shape[1]):
-            top, state = self._step(token_ids[:, t], state)
-            features.append(top[:batch])
-        states[slots] = state[:batch]
-        return torch.stack(features, dim=1)
+    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        batch, width = token_ids.shape
+        there = torch.tensor(lengths or [width] * batch)
+        features = torch.zeros(batch, width, self._config.feature_size)
+        state = states[slots]
+        for t in range(int(there[0])):
+            alive = int((there > t).sum())
+            padding = (0, 0, 0, -alive % self.ROWS)
+            top, new = self._step(F.pad(token_ids[:alive, t : t + 1], padding)[:, 0], F.pad(state[:alive], padding))
+            features[:alive, t], state[:alive] = top[:alive], new[:alive]
+        states[slots] = state
+        return features
 
     def _step(self, token_ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One token for each row: (B,), (B, S) -> features (B, P), state (B, S)."""
@@ -170,10 +183,14 @@ class TorchNetwork:
         return ids
 
     def decode(
-        self, completions: Sequence[Completion], states: Tensor, slots: Sequence[int], seconds: float
-    ) -> list[list[int]]:
+        self,
+        completions: Sequence[Completion],
+        feeds: Sequence[Sequence[int]],
+        states: Tensor,
+        slots: Sequence[int],
+        seconds: float,
+    ) -> list[tuple[int, list[int]]]:
         """One step: nothing is gained here by more."""
         del seconds
-        last = torch.tensor([[completion.token_ids[-1]] for completion in completions])
-        logits = self.logits(self.run(last, states, torch.tensor(slots))[:, -1])
-        return [[token_id] for token_id in self.sample(logits, [c.next_draw() for c in completions])]
+        logits = self.logits(self.run(torch.tensor(feeds), states, torch.tensor(slots))[:, -1])
+        return [(1, [token_id]) for token_id in self.sample(logits, [c.next_draw() for c in completions])]

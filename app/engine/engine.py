@@ -46,7 +46,7 @@ class Engine:
         self.backend = runner.backend
         self._runner = runner
         self._metrics = metrics.of(name)
-        self._scheduler = Scheduler(max_rows, prompt_tokens_per_step)
+        self._scheduler = Scheduler(max_rows, prompt_tokens_per_step, runner.longest_feed)
         self._cache = PrefixCache(cache_bytes)
         self._max_requests = max_requests
         self._in_flight = 0
@@ -172,12 +172,12 @@ class Engine:
         """
         worked_on = list(admitted)
         told = [self._runner.start([row.sequence for row in admitted])] if admitted else []
-        for length, rows in self._scheduler.prompt_chunks():
-            sequences = [row.sequence for row in rows]
-            told.append(self._runner.consume(sequences, length))
-            self._remember(sequences)
-            self._metrics.prompt_tokens.inc(length * len(rows))
-            worked_on += rows
+        chunks = self._scheduler.prompt_chunks()
+        if chunks:
+            told.append(self._runner.consume([(row.sequence, length) for row, length in chunks]))
+            self._remember([row.sequence for row, _ in chunks])
+            self._metrics.prompt_tokens.inc(sum(length for _, length in chunks))
+            worked_on += [row for row, _ in chunks]
         by_sequence = {id(row.sequence): row for row in worked_on}
         drawing = [by_sequence[id(sequence)] for sequences, _ in told for sequence in sequences]
         if drawing:
@@ -186,7 +186,8 @@ class Engine:
 
     def _generate(self) -> list[Row]:
         """Go on with the sequences that generate. Returns their rows."""
-        generating = [row for row in self._scheduler.running if not row.sequence.pending]
+        longest = self._runner.longest_feed
+        generating = [row for row in self._scheduler.running if not row.sequence.pending or row.sequence.rides(longest)]
         by_step = [row for row in generating if row.sequence.step_by_step]
         if by_step:
             self._draw(by_step, self._runner.step([row.sequence for row in by_step]))
@@ -194,12 +195,16 @@ class Engine:
         if at_once:
             drawn = self._runner.decode([row.sequence for row in at_once], STRETCH_SECONDS)
             for row, token_ids in zip(at_once, drawn, strict=True):
-                self._accept(row, token_ids)
+                if token_ids:  # none while it still consumes its prompt
+                    self._accept(row, token_ids)
             self._metrics.generated_tokens.inc(sum(map(len, drawn)))
         return generating
 
     def _use_cache(self, sequence: Sequence) -> None:
         """Begin a sequence where the cache knows it already."""
+        if sequence.rides(self._runner.longest_feed):
+            self._metrics.prompt_tokens.inc(sequence.pending)
+            return
         if not sequence.skippable():
             return
         sequence.cache_keys = cache_keys(sequence.inputs)

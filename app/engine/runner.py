@@ -40,46 +40,70 @@ class Runner:
         if not telling:
             return [], torch.empty(0, self._vocabulary)
         slots = torch.tensor([sequence.slot for sequence in telling])
-        return self._tell(telling, self._network.readout(self._states, slots)[:, None], first=0)
+        return self._tell(telling, self._network.readout(self._states, slots)[:, None], [0] * len(telling))
 
     @torch.inference_mode()
-    def consume(self, sequences: list[Sequence], length: int) -> tuple[list[Sequence], Tensor]:
-        """Run the next `length` inputs of each sequence and score their targets.
+    def consume(self, chunks: list[tuple[Sequence, int]]) -> tuple[list[Sequence], Tensor]:
+        """Run the next inputs of sequences, the longest chunk first, and score their targets.
 
         Returns the sequences that have now consumed all inputs and are to go on, and the logits after the last input.
         """
-        features = self._advance(sequences, [s.inputs[s.consumed : s.consumed + length] for s in sequences])
-        for sequence in sequences:
+        sequences, lengths = [sequence for sequence, _ in chunks], [length for _, length in chunks]
+        ids = torch.zeros(len(chunks), lengths[0], dtype=torch.int64)
+        for row, (sequence, length) in zip(ids, chunks, strict=True):
+            row[:length] = torch.tensor(sequence.inputs[sequence.consumed : sequence.consumed + length])
+        slots = torch.tensor([sequence.slot for sequence in sequences])
+        features = self._network.run(ids, self._states, slots, lengths)
+        for sequence, length in chunks:
             sequence.consumed += length
-        return self._tell(sequences, features, first=1 - length)
+        return self._tell(sequences, features, [1 - length for length in lengths])
 
-    def _tell(self, sequences: list[Sequence], features: Tensor, first: int) -> tuple[list[Sequence], Tensor]:
-        """What features[b, t], (B, T, P), say: they predict target `consumed + first + t`."""
+    def _tell(self, sequences: list[Sequence], features: Tensor, first: list[int]) -> tuple[list[Sequence], Tensor]:
+        """What features[b, t], (B, T, P), say: they predict target `consumed + first[b] + t`."""
         self._score(sequences, features, first)
         done = [row for row, sequence in enumerate(sequences) if not sequence.pending]
         for row in done:
             if sequences[row].keep_state:
                 sequences[row].final_state = self.state_of(sequences[row])
+        last = {row: features[row, -first[row]] for row in done}
         asked = [row for row in done if sequences[row].keep_logprobs]
         if asked:
-            logprobs = torch.log_softmax(self._network.logits(features[asked, -1]), dim=-1)
+            logprobs = torch.log_softmax(self._network.logits(torch.stack([last[row] for row in asked])), dim=-1)
             for row, distribution in zip(asked, logprobs, strict=True):
                 sequences[row].logprobs = distribution
         drawing = [row for row in done if sequences[row].generating]
         if not drawing:
             return [], torch.empty(0, self._vocabulary)
-        return [sequences[row] for row in drawing], self._network.logits(features[drawing, -1])
+        return [sequences[row] for row in drawing], self._network.logits(torch.stack([last[row] for row in drawing]))
 
     @torch.inference_mode()
     def step(self, sequences: list[Sequence]) -> Tensor:
         """Consume the last drawn token of each sequence; returns the logits of the next one, (B, V)."""
-        features = self._advance(sequences, [[s.completion.token_ids[-1]] for s in sequences if s.completion])
-        return self._network.logits(features[:, -1])
+        last = torch.tensor([[s.completion.token_ids[-1]] for s in sequences if s.completion])
+        slots = torch.tensor([sequence.slot for sequence in sequences])
+        return self._network.logits(self._network.run(last, self._states, slots)[:, -1])
+
+    @property
+    def longest_feed(self) -> int:
+        """Most inputs that `decode` runs of a sequence before its first draw."""
+        return self._network.longest_feed
 
     def decode(self, sequences: list[Sequence], seconds: float) -> list[list[int]]:
-        """The next tokens of each sequence: at least one, and as many as `seconds` allow."""
-        completions = [s.completion for s in sequences if s.completion]
-        return self._network.decode(completions, self._states, [s.slot for s in sequences], seconds)
+        """What inputs are left of sequences, then their next tokens: as many as `seconds` allow."""
+        completions, feeds = [], []
+        for sequence in sequences:
+            assert sequence.completion is not None
+            completions.append(sequence.completion)
+            feeds.append(sequence.inputs[sequence.consumed :] or sequence.completion.token_ids[-1:])
+        slots = [sequence.slot for sequence in sequences]
+        drawn = []
+        for sequence, (consumed, token_ids) in zip(
+            sequences, self._network.decode(completions, feeds, self._states, slots, seconds), strict=True
+        ):
+            if sequence.pending:
+                sequence.consumed += consumed
+            drawn.append(token_ids)
+        return drawn
 
     def state_of(self, sequence: Sequence) -> Tensor:
         """A copy of a sequence's state as it is: (S,)."""
@@ -99,14 +123,9 @@ class Runner:
                 scores[row] = score
         return list(zip(token_ids, scores, strict=True))
 
-    def _advance(self, sequences: list[Sequence], ids: list[list[int]]) -> Tensor:
-        """Feed (B, T) ids into the rows of the sequences; returns the features (B, T, P)."""
-        slots = torch.tensor([sequence.slot for sequence in sequences])
-        return self._network.run(torch.tensor(ids), self._states, slots)
-
-    def _score(self, sequences: list[Sequence], features: Tensor, first: int) -> None:
+    def _score(self, sequences: list[Sequence], features: Tensor, first: list[int]) -> None:
         """Score the targets that features predict, in blocks; only alternatives need the (N, V) logits."""
-        length = features.shape[1]
+        width = features.shape[1]
         flat = features.flatten(0, 1)  # (B * T, P)
         for with_top in (False, True):
             places: list[int] = []
@@ -114,10 +133,10 @@ class Runner:
             owners: list[Sequence] = []
             for row, sequence in enumerate(sequences):
                 if bool(sequence.top) == with_top:
-                    begin = sequence.consumed + first
-                    for t, target in enumerate(sequence.targets[begin : begin + length]):
+                    begin = sequence.consumed + first[row]
+                    for t, target in enumerate(sequence.targets[begin : sequence.consumed + 1]):
                         if target is not None:
-                            places.append(row * length + t)
+                            places.append(row * width + t)
                             targets.append(target)
                             owners.append(sequence)
             for start in range(0, len(places), self._block_rows):

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from app.engine.sequence import Request, Sequence
 
 MAX_CHUNK = 64
-"""Most prompt tokens of one sequence in one pass. A prompt is cut into chunks whose lengths are powers of two, so that
-chunks of equal length, which alone can share a pass, are common: 100 tokens are 64 + 32 + 4."""
+"""Most prompt tokens of one sequence in one pass; chunks end at its multiples, where states are cached."""
 
 
 @dataclass(eq=False)
@@ -32,7 +31,9 @@ class Scheduler:
     page, preempt or evict, and admission is "is there a free row?".
     """
 
-    def __init__(self, max_rows: int, prompt_tokens_per_step: int) -> None:
+    def __init__(self, max_rows: int, prompt_tokens_per_step: int, longest_feed: int = 0) -> None:
+        """longest_feed: most inputs that a sequence may leave to be run when it draws."""
+        self._longest_feed = longest_feed
         self._prompt_tokens_per_step = prompt_tokens_per_step
         self._free_slots = list(range(max_rows))
         self._rows_per_request = max(1, max_rows // 4)
@@ -75,28 +76,29 @@ class Scheduler:
         self.running += admitted
         return admitted
 
-    def prompt_chunks(self) -> list[tuple[int, list[Row]]]:
-        """(chunk length, rows) for rows with inputs to consume, within the budget of one step.
+    def prompt_chunks(self) -> list[tuple[Row, int]]:
+        """(row, how many of its inputs to consume), the most first, within the budget of one step.
 
-        Each request's first row comes before any request's second; among them, who was served longest ago.
+        Each request's first row comes before any request's second; among them, who was served longest ago. A row whose
+        last inputs `rides` runs these when it draws.
         """
         self._step += 1
         budget = self._prompt_tokens_per_step
         places: Counter[Request] = Counter()
         queue: list[tuple[int, int, Row]] = []
         for row in self.running:
-            if row.sequence.pending:
+            if row.sequence.pending and not row.sequence.rides(self._longest_feed):
                 queue.append((places[row.request], row.request.served_at, row))
                 places[row.request] += 1
-        chunks: dict[int, list[Row]] = {}
+        chunks = []
         for *_, row in sorted(queue, key=lambda item: item[:2]):
             if budget <= 0:
                 break
-            length = min(MAX_CHUNK, 1 << (row.sequence.pending.bit_length() - 1))
-            chunks.setdefault(length, []).append(row)
+            length = min(MAX_CHUNK - row.sequence.consumed % MAX_CHUNK, row.sequence.pending, budget)
+            chunks.append((row, length))
             row.request.served_at = self._step
             budget -= length
-        return sorted(chunks.items())
+        return sorted(chunks, key=lambda chunk: -chunk[1])
 
     def drop(self, finished: list[Row]) -> None:
         """Free the rows of finished sequences; what was waiting for one of them now waits for a row."""

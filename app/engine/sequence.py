@@ -76,6 +76,18 @@ class Sequence:
         """Whether a beginning of the inputs may be left out: it starts from the zero state, and nothing is scored."""
         return self.state is None and not any(target is not None for target in self.targets[: len(self.inputs)])
 
+    def rides(self, longest_feed: int) -> bool:
+        """Whether the inputs that are left are few, and nothing but a draw is to come of them: they are then run along
+        with the steps of those that draw."""
+        return (
+            self.generating
+            and not self.step_by_step
+            and self.pending <= longest_feed
+            and not self.cache_keys
+            and not self.keep_logprobs
+            and len(self.targets) <= self.consumed
+        )
+
     @property
     def generating(self) -> bool:
         """Whether a next token is to be drawn once the inputs are consumed."""

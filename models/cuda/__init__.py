@@ -61,6 +61,8 @@ def agreeing_sizes(sizes: Iterable[int], base: int, outcome: Callable[[int, int]
 class CudaNetwork:
     """A network on a GPU, or, for tests, the same on a CPU. One thread at a time may use it."""
 
+    longest_feed = 1
+
     def __init__(self, model: LanguageModel, device: str, dtype: torch.dtype, sizes: Sequence[int] = SIZES) -> None:
         """dtype: of the weights, float32 or bfloat16. Raises `ValueError` as `agreeing_sizes` does."""
         self.device = torch.device(device)
@@ -79,17 +81,17 @@ class CudaNetwork:
         self.sizes = agreeing_sizes(fitting, base, self._outcome)
 
     @torch.inference_mode()
-    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor) -> Tensor:
-        """Consume tokens: (B, T), int64. states: (rows, S), of which the distinct rows `slots`, (B,), are updated.
-
-        Returns the features (B, T, P), in the type of the weights.
-        """
+    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """Consume tokens: (B, T), int64; see `InferenceNetwork`. The features are in the type of the weights."""
+        batch, width = token_ids.shape
         token_ids, slots = token_ids.to(self.device), slots.to(self.device)
         features = self._empty_features(*token_ids.shape)
         for rows, count, block in self._cut(len(slots)):
-            block.use(count)
             block.state[:count] = states[slots[rows]]
-            for t in range(token_ids.shape[1]):
+            there = (lengths or [width] * batch)[rows]
+            for t in range(there[0]):
+                alive = sum(length > t for length in there)
+                block.use(alive)
                 block.token_ids[:count] = token_ids[rows, t]
                 block.advance()
                 block.project()
@@ -155,8 +157,13 @@ class CudaNetwork:
 
     @torch.inference_mode()
     def decode(
-        self, completions: Sequence[Completion], states: Tensor, slots: Sequence[int], seconds: float
-    ) -> list[list[int]]:
+        self,
+        completions: Sequence[Completion],
+        feeds: Sequence[Sequence[int]],
+        states: Tensor,
+        slots: Sequence[int],
+        seconds: float,
+    ) -> list[tuple[int, list[int]]]:
         """Go on with completions, none of them finished, for about `seconds`; 0: one step.
 
         A look at the clock follows every `STEPS` steps; a row that ends on the way idles until then, its state as the
@@ -168,15 +175,15 @@ class CudaNetwork:
             index = torch.tensor(slots[rows], device=self.device)
             block.use(count)
             block.state[:count] = states[index]
+            block.token_ids[:count] = torch.tensor([feed[0] for feed in feeds[rows]], device=self.device)
             drawn += self._decode(block, completions[rows], seconds / len(plan))
             states[index] = block.state[:count]
-        return drawn
+        return [(1, token_ids) for token_ids in drawn]
 
     def _decode(self, block: Block, completions: Sequence[Completion], seconds: float) -> list[list[int]]:
-        """`decode` for a block that has the states."""
+        """`decode` for a block that has the states and the feeds."""
         deadline = time.monotonic() + seconds
         count = len(completions)
-        block.token_ids[:count] = torch.tensor([c.token_ids[-1] for c in completions], device=self.device)
         draw_next = block.ask([self._rest(c) for c in completions], [c.params.sampling for c in completions])
         drawn: list[list[int]] = [[] for _ in completions]
         while True:

@@ -7,6 +7,8 @@ import ctypes
 import struct
 from collections.abc import Sequence, Set
 from importlib.util import find_spec
+from itertools import accumulate, chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +64,7 @@ class NativeNetwork:
     """
 
     device = torch.device("cpu")
+    longest_feed = 32
 
     def __init__(self, model: LanguageModel, number_type: str, threads: int, features: Set[str] = FEATURES) -> None:
         """number_type: float32, bfloat16 or int8. features: what may be used of the processor, where it is there.
@@ -101,17 +104,20 @@ class NativeNetwork:
         """Bytes of weights that a step reads, the embedding aside."""
         return int(self._library.carousel_bytes(self._network))
 
-    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor) -> Tensor:
-        """Consume tokens: (B, T), int64. states: (rows, S), float32, of which rows `slots`, (B,), int64, are updated.
-
-        Slots are distinct. Returns the features (B, T, P), float32.
-        """
+    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """Consume tokens. See `InferenceNetwork`."""
         token_ids, slots = token_ids.contiguous(), slots.contiguous()
         assert states.is_contiguous()
         assert states.dtype == torch.float32
-        features = torch.empty(*token_ids.shape, self._config.feature_size)
+        batch, width = token_ids.shape
+        there = np.array(lengths or [width] * batch, dtype=np.int64)
+        features = torch.empty(batch, width, self._config.feature_size)
         self._library.carousel_run(
-            self._network, *token_ids.shape, *map(_pointer, (token_ids, states, slots, features))
+            self._network,
+            batch,
+            width,
+            _array(there),
+            *map(_pointer, (token_ids, states, slots, features)),
         )
         return features
 
@@ -151,32 +157,36 @@ class NativeNetwork:
         return result
 
     def decode(
-        self, completions: Sequence[Completion], states: Tensor, slots: Sequence[int], seconds: float
-    ) -> list[list[int]]:
+        self,
+        completions: Sequence[Completion],
+        feeds: Sequence[Sequence[int]],
+        states: Tensor,
+        slots: Sequence[int],
+        seconds: float,
+    ) -> list[tuple[int, list[int]]]:
         """As many steps as fit into `seconds`, one at least, without coming back in between."""
         assert states.is_contiguous()
         count = len(completions)
         plans = b"".join([c.native_plan or _plan(c) for c in completions])
-        last = np.array([c.token_ids[-1] for c in completions], dtype=np.int64)
+        fed = np.fromiter(chain.from_iterable(feeds), dtype=np.int64)
+        ends = np.fromiter(accumulate(map(len, feeds)), dtype=np.int64, count=count)
         drawn = np.array([len(c.token_ids) for c in completions], dtype=np.int64)
         rows = np.array(slots, dtype=np.int64)
         tokens = np.empty((count, MAX_STEPS), dtype=np.int64)
-        produced = np.empty(count, dtype=np.int64)
+        produced, consumed = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
         self._library.carousel_decode(
             self._network,
             count,
             MAX_STEPS,
             ctypes.c_double(seconds),
             plans,
-            last.ctypes.data_as(ctypes.c_void_p),
-            drawn.ctypes.data_as(ctypes.c_void_p),
+            *map(_array, (fed, ends, drawn)),
             _pointer(states),
-            rows.ctypes.data_as(ctypes.c_void_p),
-            tokens.ctypes.data_as(ctypes.c_void_p),
-            produced.ctypes.data_as(ctypes.c_void_p),
+            *map(_array, (rows, tokens, produced, consumed)),
         )
         counts = produced.tolist()
-        return [ids[:n] for ids, n in zip(tokens[:, : max(counts)].tolist(), counts, strict=True)]
+        ids = tokens[:, : max(counts)].tolist()
+        return [(eaten, ids[i][:n]) for i, (eaten, n) in enumerate(zip(consumed.tolist(), counts, strict=True))]
 
     def _add_layer(self, layer: LayerWeights) -> None:
         from_input, from_hidden = layer.from_input.detach().contiguous(), layer.from_hidden.detach().contiguous()
@@ -234,6 +244,10 @@ def _plan(completion: Completion) -> bytes:
         not params.ignore_eos,
     )
     return completion.native_plan
+
+
+def _array(values: np.ndarray[Any, Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(values.ctypes.data)
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

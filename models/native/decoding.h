@@ -19,11 +19,18 @@ struct Plan {
 };
 static_assert(sizeof(Plan) == 72, "as Python packs it");
 
-// One completion under way. place: in the caller's arrays.
+// One completion under way. place: in the caller's arrays. feed, left: what is still to be consumed before a draw, and
+// how many these are; last: the token drawn before; drawn: how many there are.
 struct Decoded {
     int place;
-    int64_t last, drawn;  // the last token and how many there are
+    const int64_t* feed;
+    int64_t left, last, drawn;
 
+    int64_t consume() {
+        if (left == 0) return last;
+        --left;
+        return *feed++;
+    }
     bool finished(const Plan& plan) const {
         return drawn >= plan.max_tokens || (plan.ends_at_eos && last == plan.eos);
     }
@@ -37,20 +44,20 @@ struct Decoded {
 // Logits and draws are made for so many rows at a time, so that they stay in the cache.
 constexpr int kLogitRows = 64;
 
-// The features of the rows after one more token each, set as the output matrix wants them.
-void step(Network& net, const std::vector<Decoded>& rows) {
+// One more token of each row. Those that draw are the first; their features are set as the output matrix wants them.
+void step(Network& net, std::vector<Decoded>& rows, int drawing) {
     const int batch = int(rows.size());
     float* x = net.x.reserve(size_t(batch) * std::max(net.embedding_size, net.feature_size()));
-    for (int b = 0; b < batch; ++b) embed(net, rows[b].last, x + size_t(b) * net.embedding_size);
+    for (int b = 0; b < batch; ++b) embed(net, rows[b].consume(), x + size_t(b) * net.embedding_size);
     set_rows(net, net.inputs, *net.layers[0].from_input, x, net.embedding_size, batch);
     const Rows* below = &net.inputs;
     for (Layer& layer : net.layers) {
         step_layer(net, layer, below, 0, nullptr, 0, batch);
         below = &layer.hiddens;
     }
-    if (net.projection.matrix) {
-        linear(net, net.projection, *below, batch, x, net.feature_size());
-        set_rows(net, net.features, *net.output.matrix, x, net.feature_size(), batch);
+    if (net.projection.matrix && drawing) {
+        linear(net, net.projection, *below, drawing, x, net.feature_size());
+        set_rows(net, net.features, *net.output.matrix, x, net.feature_size(), drawing);
     }
 }
 
@@ -76,55 +83,65 @@ void draw_tokens(Network& net, int begin, int count, const Draw* draws, int64_t*
     draw_rows(net, count, logits, groups, draws, ids);
 }
 
-// Row b leaves: the last row takes its place.
-void remove_row(Network& net, std::vector<Decoded>& rows, int b) {
-    const int last = int(rows.size()) - 1;
-    if (b != last) {
-        for (Layer& layer : net.layers) {
-            const size_t from = size_t(last) * layer.padded, to = size_t(b) * layer.padded;
-            std::memcpy(layer.h.get() + to, layer.h.get() + from, size_t(layer.padded) * 4);
-            std::memcpy(layer.c.get() + to, layer.c.get() + from, size_t(layer.padded) * 4);
-            layer.hiddens.move(last, b);
+void swap_rows(Network& net, std::vector<Decoded>& rows, int a, int b) {
+    if (a == b) return;
+    for (Layer& layer : net.layers) {
+        for (float* values : {layer.h.get(), layer.c.get()}) {
+            float* row = values + size_t(a) * layer.padded;
+            std::swap_ranges(row, row + layer.padded, values + size_t(b) * layer.padded);
         }
-        rows[b] = rows[last];
+        layer.hiddens.swap(a, b);
     }
-    rows.pop_back();
+    std::swap(rows[a], rows[b]);
 }
 
-// Consumes the last token of each completion and draws the next, again and again: until all have ended, `max_steps`
-// steps were made, or `seconds` are over. States have then consumed all tokens but the last. At least one step is made.
+// Consumes the feed of each completion, then draws a token, consumes it, draws the next: until all have ended,
+// `max_steps` steps were made, or `seconds` are over. At least one step is made. States have then consumed all tokens
+// but the last drawn.
 //
-// last, drawn: (B,). states: (rows, S), updated at slots: (B,). tokens: (B, max_steps), of which produced, (B,), are set.
-void decode(Network& net, int batch, int max_steps, double seconds, const Plan* plans, const int64_t* last,
-            const int64_t* drawn, float* states, const int64_t* slots, int64_t* tokens, int64_t* produced) {
+// feeds: those of all rows, one token each at least; row b's ends at feed_ends[b]. drawn: (B,), tokens drawn before.
+// states: (rows, S), updated at slots: (B,). tokens: (B, max_steps), of which produced, (B,), are set. consumed: (B,), of
+// the feeds.
+void decode(Network& net, int batch, int max_steps, double seconds, const Plan* plans, const int64_t* feeds,
+            const int64_t* feed_ends, const int64_t* drawn, float* states, const int64_t* slots, int64_t* tokens,
+            int64_t* produced, int64_t* consumed) {
     const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
     std::vector<Decoded> rows(batch);
     for (int b = 0; b < batch; ++b) {
-        rows[b] = {b, last[b], drawn[b]};
+        const int64_t begin = b ? feed_ends[b - 1] : 0;
+        rows[b] = {b, feeds + begin, feed_ends[b] - begin, -1, drawn[b]};
         produced[b] = 0;
     }
-    std::vector<Draw> draws(batch);
-    std::vector<int64_t> ids(batch);
     load_states(net, states, slots, batch);
+    std::vector<int64_t> ids(batch);
+    std::vector<Draw> draws(batch);
+    const auto leave = [&](int b) {
+        store_state(net, states, slots[rows[b].place], b);
+        consumed[rows[b].place] = rows[b].feed - (feeds + (rows[b].place ? feed_ends[rows[b].place - 1] : 0));
+    };
+    int drawing = 0;  // rows that draw come first, so that the output matrix is multiplied for them alone
     for (int made = 0; made < max_steps && !rows.empty(); ++made) {
         if (made > 0 && std::chrono::steady_clock::now() >= end) break;
-        step(net, rows);
-        const int count = int(rows.size());
-        for (int b = 0; b < count; ++b) draws[b] = rows[b].next(plans[rows[b].place]);
-        for (int b = 0; b < count; b += kLogitRows)
-            draw_tokens(net, b, std::min(kLogitRows, count - b), draws.data() + b, ids.data() + b);
-        for (int b = count - 1; b >= 0; --b) {
+        for (int b = drawing; b < int(rows.size()); ++b)
+            if (rows[b].left <= 1) swap_rows(net, rows, b, drawing++);
+        step(net, rows, drawing);
+        for (int b = 0; b < drawing; ++b) draws[b] = rows[b].next(plans[rows[b].place]);
+        for (int b = 0; b < drawing; b += kLogitRows)
+            draw_tokens(net, b, std::min(kLogitRows, drawing - b), draws.data() + b, ids.data() + b);
+        for (int b = drawing - 1; b >= 0; --b) {
             Decoded& row = rows[b];
             row.last = ids[b];
             ++row.drawn;
             tokens[size_t(row.place) * max_steps + produced[row.place]++] = ids[b];
             if (row.finished(plans[row.place])) {
-                store_state(net, states, slots[row.place], b);
-                remove_row(net, rows, b);
+                leave(b);
+                swap_rows(net, rows, b, --drawing);
+                swap_rows(net, rows, drawing, int(rows.size()) - 1);
+                rows.pop_back();
             }
         }
     }
-    for (int b = 0; b < int(rows.size()); ++b) store_state(net, states, slots[rows[b].place], b);
+    for (int b = 0; b < int(rows.size()); ++b) leave(b);
 }
 
 }  // namespace

@@ -57,10 +57,11 @@ int64_t carousel_bytes(void* network) {
     return bytes;
 }
 
-// ids: (B, T). states: (rows, S), updated at slots: (B,). features: (B, T, P), out.
-void carousel_run(void* network, int batch, int length, const int64_t* ids, float* states, const int64_t* slots,
-                  float* features) {
-    run(*static_cast<Network*>(network), batch, length, ids, states, slots, features);
+// ids: (B, T), of which lengths: (B,), descending, are there. states: (rows, S), updated at slots: (B,). features:
+// (B, T, P), out, where there are tokens.
+void carousel_run(void* network, int batch, int width, const int64_t* lengths, const int64_t* ids, float* states,
+                  const int64_t* slots, float* features) {
+    run(*static_cast<Network*>(network), batch, width, lengths, ids, states, slots, features);
 }
 
 // The features of states: (rows, S) at slots: (N,), as they were when the states were left. features: (N, P), out.
@@ -99,9 +100,11 @@ void carousel_sample(void* network, int count, float* logits, const Draw* draws,
 }
 
 // See `decode`.
-void carousel_decode(void* network, int batch, int max_steps, double seconds, const Plan* plans, const int64_t* last,
-                     const int64_t* drawn, float* states, const int64_t* slots, int64_t* tokens, int64_t* produced) {
-    decode(*static_cast<Network*>(network), batch, max_steps, seconds, plans, last, drawn, states, slots, tokens, produced);
+void carousel_decode(void* network, int batch, int max_steps, double seconds, const Plan* plans, const int64_t* feeds,
+                     const int64_t* feed_ends, const int64_t* drawn, float* states, const int64_t* slots,
+                     int64_t* tokens, int64_t* produced, int64_t* consumed) {
+    decode(*static_cast<Network*>(network), batch, max_steps, seconds, plans, feeds, feed_ends, drawn, states, slots, tokens,
+           produced, consumed);
 }
 
 }  // extern "C"

@@ -78,9 +78,9 @@ struct Rows {
         stride = wanted;
     }
 
-    void move(int from, int to) {
-        std::memcpy(row(to), row(from), stride);
-        scale.get()[to] = scale.get()[from];
+    void swap(int a, int b) {
+        std::swap_ranges(row(a), row(a) + stride, row(b));
+        std::swap(scale.get()[a], scale.get()[b]);
     }
 };
 

@@ -181,11 +181,28 @@ void step_layer(Network& net, Layer& layer, const Rows* x, int x_first, const fl
 // Rows from which a layer's inputs gain nothing from being multiplied for several tokens at once.
 constexpr int kManyRows = 16;
 
-// A layer over T tokens of B rows, time-major: inputs, set as T * B rows, to y (T * B, hidden).
-void run_layer(Network& net, Layer& layer, const Rows& x, float* y, int y_stride, int batch, int length) {
+// Tokens of rows of unequal length, the longest first, time-major: token t of row b is number begin[t] + b, and the rows
+// that have a token t are the first of all.
+struct Ragged {
+    std::vector<int> begin{0};
+
+    Ragged(int batch, const int64_t* lengths) {
+        for (int64_t t = 0, alive = batch; t < lengths[0]; ++t) {
+            while (alive > 0 && lengths[alive - 1] <= t) --alive;
+            begin.push_back(begin.back() + int(alive));
+        }
+    }
+    int length() const { return int(begin.size()) - 1; }
+    int alive(int t) const { return begin[t + 1] - begin[t]; }
+    int total() const { return begin.back(); }
+};
+
+// A layer over all tokens: inputs, set as rows, to y (total, hidden).
+void run_layer(Network& net, Layer& layer, const Rows& x, float* y, int y_stride, const Ragged& tokens) {
     const Matrix& wx = *layer.from_input;
-    const int all = batch * length;
-    const bool ahead = length > 1 && batch < kManyRows;  // what the inputs contribute does not wait for the states
+    const int all = tokens.total();
+    // What the inputs contribute does not wait for the states.
+    const bool ahead = tokens.length() > 1 && tokens.alive(0) < kManyRows;
     float* gates = ahead ? net.gates.reserve(size_t(wx.groups) * all * kGroup) : nullptr;
     if (ahead) {
         for_items(net, wx.groups, [&](int g) {
@@ -194,10 +211,10 @@ void run_layer(Network& net, Layer& layer, const Rows& x, float* y, int y_stride
                              layer.bias.data() + size_t(g) * kGroup, 0, gates + (size_t(g) * all + first) * kGroup);
         });
     }
-    for (int t = 0; t < length; ++t) {
-        step_layer(net, layer, &x, t * batch, gates, all, batch);
-        for (int b = 0; b < batch; ++b)
-            std::memcpy(y + (size_t(t) * batch + b) * y_stride, layer.h.get() + size_t(b) * layer.padded,
+    for (int t = 0; t < tokens.length(); ++t) {
+        step_layer(net, layer, &x, tokens.begin[t], gates, all, tokens.alive(t));
+        for (int b = 0; b < tokens.alive(t); ++b)
+            std::memcpy(y + size_t(tokens.begin[t] + b) * y_stride, layer.h.get() + size_t(b) * layer.padded,
                         size_t(layer.hidden) * 4);
     }
 }
@@ -235,27 +252,31 @@ void embed(const Network& net, int64_t id, float* to) {
     for (int k = 0; k < net.embedding_size; ++k) to[k] = row[k] * net.embedding_scale;
 }
 
-// The rows of all layers after T tokens of B rows: ids (B, T) in, features (B, T, P) out.
-void run(Network& net, int batch, int length, const int64_t* ids, float* states, const int64_t* slots, float* features) {
-    const int all = batch * length, width = net.feature_size();
-    int widest = std::max(net.embedding_size, width);
+// Tokens of B rows, lengths[b] of ids (B, T), longest first: features (B, T, P) out, where there are tokens.
+void run(Network& net, int batch, int width, const int64_t* lengths, const int64_t* ids, float* states,
+         const int64_t* slots, float* features) {
+    const Ragged tokens(batch, lengths);
+    const int all = tokens.total(), feature_size = net.feature_size();
+    int widest = std::max(net.embedding_size, feature_size);
     for (const Layer& layer : net.layers) widest = std::max(widest, layer.hidden);
     float* x = net.x.reserve(size_t(all) * widest);
-    for (int b = 0; b < batch; ++b)
-        for (int t = 0; t < length; ++t) embed(net, ids[size_t(b) * length + t], x + (size_t(t) * batch + b) * widest);
+    for (int t = 0; t < tokens.length(); ++t)
+        for (int b = 0; b < tokens.alive(t); ++b)
+            embed(net, ids[size_t(b) * width + t], x + size_t(tokens.begin[t] + b) * widest);
     load_states(net, states, slots, batch);
     for (Layer& layer : net.layers) {
         set_rows(net, net.inputs, *layer.from_input, x, widest, all);
-        run_layer(net, layer, net.inputs, x, widest, batch, length);
+        run_layer(net, layer, net.inputs, x, widest, tokens);
     }
     for (int b = 0; b < batch; ++b) store_state(net, states, slots[b], b);
     if (net.projection.matrix) {
         set_rows(net, net.inputs, *net.projection.matrix, x, widest, all);
         linear(net, net.projection, net.inputs, all, x, widest);
     }
-    for (int t = 0; t < length; ++t)
-        for (int b = 0; b < batch; ++b)
-            std::memcpy(features + (size_t(b) * length + t) * width, x + (size_t(t) * batch + b) * widest, size_t(width) * 4);
+    for (int t = 0; t < tokens.length(); ++t)
+        for (int b = 0; b < tokens.alive(t); ++b)
+            std::memcpy(features + (size_t(b) * width + t) * feature_size, x + size_t(tokens.begin[t] + b) * widest,
+                        size_t(feature_size) * 4);
 }
 
 }  // namespace

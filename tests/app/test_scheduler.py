@@ -16,13 +16,12 @@ def request(*lengths: int) -> Request:
     return Request([Sequence([1] * length) for length in lengths], deadline=0.0, loop=LOOP)
 
 
-def consume(scheduler: Scheduler) -> list[tuple[int, int]]:
-    """Run one step's chunks; (chunk length, rows) of each."""
+def consume(scheduler: Scheduler) -> list[int]:
+    """Run one step's chunks; the length of each."""
     chunks = scheduler.prompt_chunks()
-    for length, rows in chunks:
-        for row in rows:
-            row.sequence.consumed += length
-    return [(length, len(rows)) for length, rows in chunks]
+    for row, length in chunks:
+        row.sequence.consumed += length
+    return [length for _, length in chunks]
 
 
 def test_waiting_sequences_take_free_rows_in_order_of_arrival() -> None:
@@ -105,16 +104,28 @@ def test_a_long_prompt_leaves_room_for_others_in_every_step() -> None:
     scheduler = Scheduler(max_rows=8, prompt_tokens_per_step=100)
     scheduler.add(request(10_000, 3))
     scheduler.admit()
-    assert consume(scheduler) == [(2, 1), (MAX_CHUNK, 1)]
-    assert consume(scheduler) == [(1, 1), (MAX_CHUNK, 1)]
+    assert consume(scheduler) == [MAX_CHUNK, 3]
+    assert consume(scheduler) == [MAX_CHUNK]
+
+
+def test_chunks_end_where_states_are_cached_and_the_longest_comes_first() -> None:
+    scheduler = Scheduler(max_rows=8, prompt_tokens_per_step=MAX_CHUNK + 10)
+    scheduler.add(request(3 * MAX_CHUNK, 20))
+    scheduler.admit()
+    assert consume(scheduler) == [MAX_CHUNK, 10]
+    assert consume(scheduler) == [MAX_CHUNK, 10]
+    scheduler.drop([row for row in scheduler.running if row.sequence.finished])
+    scheduler.running[0].sequence.consumed -= 5
+    assert consume(scheduler) == [5]
+    assert consume(scheduler) == [MAX_CHUNK]
 
 
 def test_prompts_beyond_the_budget_wait_for_the_next_step() -> None:
     scheduler = Scheduler(max_rows=8, prompt_tokens_per_step=MAX_CHUNK)
     scheduler.add(request(MAX_CHUNK, MAX_CHUNK))
     scheduler.admit()
-    assert consume(scheduler) == [(MAX_CHUNK, 1)]
-    assert consume(scheduler) == [(MAX_CHUNK, 1)]
+    assert consume(scheduler) == [MAX_CHUNK]
+    assert consume(scheduler) == [MAX_CHUNK]
     assert consume(scheduler) == []
 
 

@@ -61,6 +61,13 @@ def test_a_difference_is_in_the_report() -> None:
     report = markdown([Finding("alone", "tiny", "cpu-int8", "2 answers", "text is 'a', not 'b'")])
     assert "| alone | tiny | cpu-int8 | 2 answers | no |" in report
     assert "- alone, tiny, cpu-int8: text is 'a', not 'b'" in report
+    assert "No difference" not in report
+
+
+def test_a_run_that_broke_off_proves_nothing() -> None:
+    report = markdown([Finding("alone", "tiny", "cpu-int8", "2 answers", None)], whole=False)
+    assert "No difference" not in report
+    assert "broke off" in report
 
 
 def test_a_stream_is_put_together() -> None:

@@ -306,7 +306,8 @@ def decoded(
     while going:
         asked = [completions[i] for i in going]
         before = [list(c.token_ids) for c in asked]
-        drawn = network.decode(asked, states, [slots[i] for i in going], seconds)
+        feeds = [completion.token_ids[-1:] for completion in asked]
+        drawn = [ids for _, ids in network.decode(asked, feeds, states, [slots[i] for i in going], seconds)]
         assert [c.token_ids for c in asked] == before
         for completion, token_ids in zip(asked, drawn, strict=True):
             assert token_ids
@@ -389,10 +390,12 @@ def test_a_state_that_overflows_still_gives_tokens_of_the_vocabulary(
     completions = [begun(tokenizer, wish, seed) for seed in range(3)]
     states = random_states(model, 3)
     states[1] = torch.nan  # what a step makes of infinities
-    left, overflown, right = network.decode(completions, states, [0, 1, 2], 1e9)
+    feeds = [completion.token_ids[-1:] for completion in completions]
+    left, (_, overflown), right = network.decode(completions, feeds, states, [0, 1, 2], 1e9)
     assert len(overflown) == 20
     assert max(overflown) < len(tokenizer)
-    alone = network.decode(completions[:1] + completions[2:], random_states(model, 3), [0, 2], 1e9)
+    others = completions[:1] + completions[2:]
+    alone = network.decode(others, feeds[:1] + feeds[2:], random_states(model, 3), [0, 2], 1e9)
     assert alone == [left, right]
 
 

@@ -162,8 +162,10 @@ def test_decoding_many_steps_at_once_gives_what_single_steps_give(
     left = list(zip(decoded, slots, strict=True))
     seconds = 0.0  # one step, then as many as fit
     while left:
-        drawn = network.decode([c for c, _ in left], states, [slot for _, slot in left], seconds)
-        for (completion, _), token_ids in zip(left, drawn, strict=True):
+        feeds = [completion.token_ids[-1:] for completion, _ in left]
+        drawn = network.decode([c for c, _ in left], feeds, states, [slot for _, slot in left], seconds)
+        for (completion, _), (consumed, token_ids) in zip(left, drawn, strict=True):
+            assert consumed == 1
             assert token_ids
             completion.accept_all(token_ids)
         left = [(completion, slot) for completion, slot in left if completion.finish_reason is None]
@@ -171,6 +173,48 @@ def test_decoding_many_steps_at_once_gives_what_single_steps_give(
     assert [c.token_ids for c in decoded] == [c.token_ids for c in expected]
     assert {c.finish_reason for c in decoded} == {"eos", "length"}
     assert states[slots].equal(expected_states)
+
+
+@every_backend
+def test_rows_of_unequal_length_get_what_each_gets_alone(
+    make: Callable[[], InferenceNetwork], cell: Cell, tolerance: float
+) -> None:
+    assert tolerance
+    network, lengths = make(), [19, 12, 12, 7, 3, *[2] * 20, 1, 1]
+    ids = random_ids(len(lengths), 19, vocabulary_size=VOCABULARY)
+    together, alone = start(cell, len(lengths)), start(cell, len(lengths))
+    features = network.run(ids, together, torch.arange(len(lengths)), lengths)
+    for row, length in enumerate(lengths):
+        expected = network.run(ids[row : row + 1, :length], alone, torch.tensor([row]))
+        assert features[row, :length].equal(expected[0])
+    assert together.equal(alone)
+
+
+@needs_kernels
+@pytest.mark.parametrize("number_type", ["float32", "int8"])
+def test_prompts_that_ride_along_draw_what_they_draw_after_a_pass_of_their_own(number_type: str) -> None:
+    network, count = native(number_type)(), 40
+    prompts = [random_ids(1 + 7 * i % 30, vocabulary_size=VOCABULARY, seed=i).tolist() for i in range(count)]
+    expected_states, expected, together = start("lstm", count), completions_for(count), completions_for(count)
+    for completions in (expected, together):
+        for completion in completions:
+            completion.token_ids.clear()
+    for i, completion in enumerate(expected):
+        state = expected_states[i : i + 1]
+        features = network.run(torch.tensor([prompts[i]]), state, torch.tensor([0]))
+        completion.accept_all(network.sample(network.logits(features[:, -1]), [completion.next_draw()]))
+        by_single_steps(network, completion, state)
+    states, fed, seconds = start("lstm", count), [0] * count, 0.0
+    while left := [i for i in range(count) if together[i].finish_reason is None]:
+        feeds = [prompts[i][fed[i] :] or together[i].token_ids[-1:] for i in left]
+        drawn = network.decode([together[i] for i in left], feeds, states, left, seconds)
+        for i, (consumed, token_ids) in zip(left, drawn, strict=True):
+            fed[i] += consumed
+            if token_ids:
+                together[i].accept_all(token_ids)
+        seconds = 0.0 if seconds else 0.0005
+    assert [c.token_ids for c in together] == [c.token_ids for c in expected]
+    assert states.equal(expected_states)
 
 
 @needs_kernels
