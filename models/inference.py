@@ -63,6 +63,7 @@ class InferenceNetwork(Protocol):
         states: Tensor,
         slots: Sequence[int],
         seconds: float,
+        before_last: Tensor | None = None,
     ) -> list[tuple[int, list[int]]]:
         """Go on with completions: consume what each is fed, draw a token, consume it, draw the next, for `seconds` or a
         little longer.
@@ -72,6 +73,9 @@ class InferenceNetwork(Protocol):
         consumed all tokens but the last drawn. Draws alone: no penalties or bias (`SamplingParams.adjusts`), no look at
         stop strings. Returns how many tokens of its feed each consumed and what was drawn for it once all were: none
         after an `<eos>` that ends it or beyond its `max_tokens`. The completions are left as they are.
+
+        before_last: (B, S), float32; its row b becomes the state before the last token of feed b, where that was
+        reached and the feed has more than one.
         """
 
 
@@ -189,8 +193,9 @@ class TorchNetwork:
         states: Tensor,
         slots: Sequence[int],
         seconds: float,
+        before_last: Tensor | None = None,
     ) -> list[tuple[int, list[int]]]:
         """One step: nothing is gained here by more."""
-        del seconds
+        del seconds, before_last
         logits = self.logits(self.run(torch.tensor(feeds), states, torch.tensor(slots))[:, -1])
         return [(1, [token_id]) for token_id in self.sample(logits, [c.next_draw() for c in completions])]

@@ -15,7 +15,7 @@ from contextlib import aclosing, suppress
 
 import torch
 
-from app.engine.prefixes import PrefixCache, cache_keys
+from app.engine.prefixes import cache_keys
 from app.engine.runner import Runner
 from app.engine.scheduler import Row, Scheduler
 from app.engine.sequence import Progress, Request, Sequence
@@ -47,7 +47,7 @@ class Engine:
         self._runner = runner
         self._metrics = metrics.of(name)
         self._scheduler = Scheduler(max_rows, prompt_tokens_per_step, runner.longest_feed)
-        self._cache = PrefixCache(cache_bytes)
+        self._cache = runner.cache(cache_bytes)
         self._max_requests = max_requests
         self._in_flight = 0
         self._arrived: deque[Request] = deque()
@@ -175,7 +175,8 @@ class Engine:
         chunks = self._scheduler.prompt_chunks()
         if chunks:
             told.append(self._runner.consume([(row.sequence, length) for row, length in chunks]))
-            self._remember([row.sequence for row, _ in chunks])
+            for row, _ in chunks:
+                self._remember(row.sequence)
             self._metrics.prompt_tokens.inc(sum(length for _, length in chunks))
             worked_on += [row for row, _ in chunks]
         by_sequence = {id(row.sequence): row for row in worked_on}
@@ -193,7 +194,13 @@ class Engine:
             self._draw(by_step, self._runner.step([row.sequence for row in by_step]))
         at_once = [row for row in generating if not row.sequence.step_by_step] if by_step else generating
         if at_once:
-            drawn = self._runner.decode([row.sequence for row in at_once], STRETCH_SECONDS)
+            for row in at_once:
+                if row.sequence.pending == 1:  # fed one by one where a step takes longer than a stretch
+                    self._remember(row.sequence)
+            drawn, passed = self._runner.decode([row.sequence for row in at_once], STRETCH_SECONDS)
+            for sequence, state in passed:
+                if (key := sequence.cache_keys.get(sequence.consumed - 1)) is not None:
+                    self._cache.keep(key, state)
             for row, token_ids in zip(at_once, drawn, strict=True):
                 if token_ids:  # none while it still consumes its prompt
                     self._accept(row, token_ids)
@@ -201,23 +208,24 @@ class Engine:
         return generating
 
     def _use_cache(self, sequence: Sequence) -> None:
-        """Begin a sequence where the cache knows it already."""
-        if sequence.rides(self._runner.longest_feed):
-            self._metrics.prompt_tokens.inc(sequence.pending)
-            return
+        """Begin a sequence where the cache knows it already. What is to be drawn next follows from a last input that is
+        run anew, where that costs nothing, else from the state after all of them."""
         if not sequence.skippable():
             return
-        sequence.cache_keys = cache_keys(sequence.inputs)
+        sequence.cache_keys = cache_keys(sequence.inputs[:-1] if sequence.draws_alone else sequence.inputs)
         sequence.cached, sequence.state = self._cache.find(sequence.cache_keys)
         sequence.consumed = sequence.cached
         self._metrics.cache_queries.inc()
         self._metrics.cache_hits.inc(bool(sequence.cached))
         self._metrics.cached_tokens.inc(sequence.cached)
+        if sequence.rides(self._runner.longest_feed):
+            self._metrics.prompt_tokens.inc(sequence.pending)
 
-    def _remember(self, sequences: Many[Sequence]) -> None:
-        for sequence in sequences:
-            if (key := sequence.cache_keys.get(sequence.consumed)) is not None:
-                self._cache.keep(key, self._runner.state_of(sequence))
+    def _remember(self, sequence: Sequence) -> None:
+        """Keep the state of a sequence if it has come to where prompts are cached."""
+        key = sequence.cache_keys.get(sequence.consumed)
+        if key is not None and sequence.consumed != sequence.cached:
+            self._cache.keep(key, self._runner.state_of(sequence))
 
     def _draw(self, rows: list[Row], logits: torch.Tensor) -> None:
         """Draw the next token of rows. logits: (B, V)."""

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 
+import torch
 from torch import Tensor
 
 from app.engine.sequence import Sequence
@@ -83,34 +84,35 @@ def _step(sequence: Sequence, k: int) -> tuple[int | None, int] | None:
 
 
 class PrefixCache:
-    """States of prompts by their tokens; the least recently used go when `max_bytes` is reached.
+    """States of prompts by their tokens; when there is no room the least recently used goes.
 
-    Prompts start from the zero state. Keys are digests of the tokens: 16 bytes, so two prompts never meet.
+    Prompts start from the zero state. Keys are digests of the tokens: 16 bytes, so two prompts never meet. States lie
+    in one tensor: pieces of memory that come and go one by one would cost several times what they hold.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._states: OrderedDict[bytes, Tensor] = OrderedDict()
+    def __init__(self, max_bytes: int, state_size: int, device: torch.device) -> None:
+        """state_size: S, the number of floats in a state."""
+        self._states = torch.empty(max_bytes // (4 * state_size), state_size, device=device)
+        self._rows: OrderedDict[bytes, int] = OrderedDict()
 
     def find(self, keys: Mapping[int, bytes]) -> tuple[int, Tensor | None]:
-        """(number of tokens, the state after them) for the longest beginning that is there, else (0, None)."""
+        """(number of tokens, a copy of the state after them) for the longest known beginning, else (0, None)."""
         for length in sorted(keys, reverse=True):
-            if (state := self._states.get(keys[length])) is not None:
-                self._states.move_to_end(keys[length])
-                return length, state
+            if (row := self._rows.get(keys[length])) is not None:
+                self._rows.move_to_end(keys[length])
+                return length, self._states[row].clone()
         return 0, None
 
     def keep(self, key: bytes, state: Tensor) -> None:
-        """Remember a state, (S,). All states are of one size."""
-        size = state.numel() * state.element_size()
-        if key not in self._states:
-            self._bytes += size
-        self._states[key] = state
-        self._states.move_to_end(key)
-        while self._bytes > self._max_bytes:
-            self._states.popitem(last=False)
-            self._bytes -= size
+        """Remember a state, (S,)."""
+        if not len(self._states):
+            return
+        row = self._rows.pop(key, None)
+        if row is None:
+            full = len(self._rows) == len(self._states)
+            row = self._rows.popitem(last=False)[1] if full else len(self._rows)
+        self._rows[key] = row
+        self._states[row] = state
 
 
 def cache_keys(inputs: Many[int]) -> dict[int, bytes]:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from app.engine.prefixes import PrefixCache
 from app.engine.sequence import Sequence
 from models.inference import InferenceNetwork
 from models.network import NetworkConfig
@@ -83,27 +84,38 @@ class Runner:
         slots = torch.tensor([sequence.slot for sequence in sequences])
         return self._network.logits(self._network.run(last, self._states, slots)[:, -1])
 
+    def cache(self, max_bytes: int) -> PrefixCache:
+        """An empty cache of states of this network."""
+        return PrefixCache(max_bytes, self._states.shape[1], self._network.device)
+
     @property
     def longest_feed(self) -> int:
         """Most inputs that `decode` runs of a sequence before its first draw."""
         return self._network.longest_feed
 
-    def decode(self, sequences: list[Sequence], seconds: float) -> list[list[int]]:
-        """What inputs are left of sequences, then their next tokens: as many as `seconds` allow."""
+    def decode(
+        self, sequences: list[Sequence], seconds: float
+    ) -> tuple[list[list[int]], list[tuple[Sequence, Tensor]]]:
+        """What inputs are left of sequences, then their next tokens: as many as `seconds` allow.
+
+        Returns the tokens, and the state before the last input of each sequence that came by it with others.
+        """
         completions, feeds = [], []
         for sequence in sequences:
             assert sequence.completion is not None
             completions.append(sequence.completion)
             feeds.append(sequence.inputs[sequence.consumed :] or sequence.completion.token_ids[-1:])
         slots = [sequence.slot for sequence in sequences]
-        drawn = []
-        for sequence, (consumed, token_ids) in zip(
-            sequences, self._network.decode(completions, feeds, self._states, slots, seconds), strict=True
-        ):
+        prompts = [row for row, feed in enumerate(feeds) if len(feed) > 1]
+        before_last = torch.empty(len(feeds), self._states.shape[1]) if prompts else None
+        results = self._network.decode(completions, feeds, self._states, slots, seconds, before_last)
+        for sequence, (consumed, _) in zip(sequences, results, strict=True):
             if sequence.pending:
                 sequence.consumed += consumed
-            drawn.append(token_ids)
-        return drawn
+        passed = []
+        if before_last is not None:
+            passed = [(sequences[row], before_last[row]) for row in prompts if not sequences[row].pending]
+        return [token_ids for _, token_ids in results], passed
 
     def state_of(self, sequence: Sequence) -> Tensor:
         """A copy of a sequence's state as it is: (S,)."""

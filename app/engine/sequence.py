@@ -76,17 +76,17 @@ class Sequence:
         """Whether a beginning of the inputs may be left out: it starts from the zero state, and nothing is scored."""
         return self.state is None and not any(target is not None for target in self.targets[: len(self.inputs)])
 
-    def rides(self, longest_feed: int) -> bool:
-        """Whether the inputs that are left are few, and nothing but a draw is to come of them: they are then run along
-        with the steps of those that draw."""
+    @property
+    def draws_alone(self) -> bool:
+        """Whether nothing but draws, several at a time, is to come of the inputs that are left. The last of them are
+        then run along with the steps of those that draw."""
         return (
-            self.generating
-            and not self.step_by_step
-            and self.pending <= longest_feed
-            and not self.cache_keys
-            and not self.keep_logprobs
-            and len(self.targets) <= self.consumed
+            self.generating and not self.step_by_step and not self.keep_logprobs and len(self.targets) <= self.consumed
         )
+
+    def rides(self, longest_feed: int) -> bool:
+        """Whether the inputs that are left are few enough for that."""
+        return self.pending <= longest_feed and self.draws_alone
 
     @property
     def generating(self) -> bool:

@@ -95,22 +95,26 @@ async def while_connected(request: Request, answer: Awaitable[Answer]) -> Answer
 
     Raises `ClientGoneError`, which nobody is there to read.
     """
-    working = asyncio.ensure_future(answer)
-    watching = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGoneError("the client went away")
-        return await working
-    finally:
+    working = asyncio.current_task()
+    assert working is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
         working.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        if gone and working.uncancel() == 0:
+            raise ClientGoneError("the client went away") from None
+        raise
+    finally:
         watching.cancel()
-        await asyncio.wait({working, watching})
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _json(answer: BaseModel) -> Response:

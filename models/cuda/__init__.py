@@ -163,12 +163,14 @@ class CudaNetwork:
         states: Tensor,
         slots: Sequence[int],
         seconds: float,
+        before_last: Tensor | None = None,
     ) -> list[tuple[int, list[int]]]:
-        """Go on with completions, none of them finished, for about `seconds`; 0: one step.
+        """Go on with completions, none of them finished, for about `seconds`; 0: one step. Feeds have one token.
 
         A look at the clock follows every `STEPS` steps; a row that ends on the way idles until then, its state as the
         last token but one left it.
         """
+        del before_last
         drawn: list[list[int]] = []
         plan = list(self._cut(len(completions)))
         for rows, count, block in plan:

@@ -163,6 +163,7 @@ class NativeNetwork:
         states: Tensor,
         slots: Sequence[int],
         seconds: float,
+        before_last: Tensor | None = None,
     ) -> list[tuple[int, list[int]]]:
         """As many steps as fit into `seconds`, one at least, without coming back in between."""
         assert states.is_contiguous()
@@ -183,6 +184,7 @@ class NativeNetwork:
             *map(_array, (fed, ends, drawn)),
             _pointer(states),
             *map(_array, (rows, tokens, produced, consumed)),
+            None if before_last is None else _pointer(before_last),
         )
         counts = produced.tolist()
         ids = tokens[:, : max(counts)].tolist()

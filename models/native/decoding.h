@@ -101,10 +101,10 @@ void swap_rows(Network& net, std::vector<Decoded>& rows, int a, int b) {
 //
 // feeds: those of all rows, one token each at least; row b's ends at feed_ends[b]. drawn: (B,), tokens drawn before.
 // states: (rows, S), updated at slots: (B,). tokens: (B, max_steps), of which produced, (B,), are set. consumed: (B,), of
-// the feeds.
+// the feeds. before_last: null, or (B, S), where the state before the last token of a feed of several is left.
 void decode(Network& net, int batch, int max_steps, double seconds, const Plan* plans, const int64_t* feeds,
             const int64_t* feed_ends, const int64_t* drawn, float* states, const int64_t* slots, int64_t* tokens,
-            int64_t* produced, int64_t* consumed) {
+            int64_t* produced, int64_t* consumed, float* before_last) {
     const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
     std::vector<Decoded> rows(batch);
     for (int b = 0; b < batch; ++b) {
@@ -122,8 +122,11 @@ void decode(Network& net, int batch, int max_steps, double seconds, const Plan* 
     int drawing = 0;  // rows that draw come first, so that the output matrix is multiplied for them alone
     for (int made = 0; made < max_steps && !rows.empty(); ++made) {
         if (made > 0 && std::chrono::steady_clock::now() >= end) break;
-        for (int b = drawing; b < int(rows.size()); ++b)
-            if (rows[b].left <= 1) swap_rows(net, rows, b, drawing++);
+        for (int b = drawing; b < int(rows.size()); ++b) {
+            if (rows[b].left > 1) continue;
+            if (before_last && made > 0) store_state(net, before_last, rows[b].place, b);
+            swap_rows(net, rows, b, drawing++);
+        }
         step(net, rows, drawing);
         for (int b = 0; b < drawing; ++b) draws[b] = rows[b].next(plans[rows[b].place]);
         for (int b = 0; b < drawing; b += kLogitRows)

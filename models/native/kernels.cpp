@@ -102,9 +102,9 @@ void carousel_sample(void* network, int count, float* logits, const Draw* draws,
 // See `decode`.
 void carousel_decode(void* network, int batch, int max_steps, double seconds, const Plan* plans, const int64_t* feeds,
                      const int64_t* feed_ends, const int64_t* drawn, float* states, const int64_t* slots,
-                     int64_t* tokens, int64_t* produced, int64_t* consumed) {
+                     int64_t* tokens, int64_t* produced, int64_t* consumed, float* before_last) {
     decode(*static_cast<Network*>(network), batch, max_steps, seconds, plans, feeds, feed_ends, drawn, states, slots, tokens,
-           produced, consumed);
+           produced, consumed, before_last);
 }
 
 }  // extern "C"

@@ -59,7 +59,7 @@ def test_the_cache_finds_the_longest_beginning_and_forgets_the_oldest() -> None:
     prompt = list(range(200))
     keys = cache_keys(prompt)
     assert list(keys) == [64, 128, 192, 200]
-    cache = PrefixCache(max_bytes=2 * 40)
+    cache = PrefixCache(2 * 40, 10, torch.device("cpu"))
     assert cache.find(keys) == (0, None)
     states = {length: torch.full((10,), float(length)) for length in keys}
     for length in (64, 192):
@@ -69,9 +69,12 @@ def test_the_cache_finds_the_longest_beginning_and_forgets_the_oldest() -> None:
     cache.keep(keys[200], states[200])
     length, state = cache.find(keys)
     assert length == 200
-    assert state is states[200]
+    assert state is not None
+    assert state.equal(states[200])
     assert cache.find(cache_keys(prompt[:192]))[0] == 64
-    assert PrefixCache(0).find(keys) == (0, None)
+    nothing = PrefixCache(0, 10, torch.device("cpu"))
+    nothing.keep(keys[64], states[64])
+    assert nothing.find(keys) == (0, None)
 
 
 def test_a_warm_cache_changes_the_usage_alone(client: httpx.Client) -> None:
@@ -86,6 +89,14 @@ def test_a_warm_cache_changes_the_usage_alone(client: httpx.Client) -> None:
     assert warm["usage"]["cached_tokens"] == warm["usage"]["prompt_tokens"]
     assert 0 < longer["usage"]["cached_tokens"] < longer["usage"]["prompt_tokens"]
     assert metric(client, "carousel_prefix_cache_hits_total") == before + 2
+
+
+def test_short_prompts_and_those_that_only_draw_are_cached_but_for_their_last_token(client: httpx.Client) -> None:
+    body = {"prompt": "fish fish pear cat fish cats", "seed": 3, "max_tokens": 20, "ignore_eos": True}
+    cold, warm = post(client, "/generate", **body), post(client, "/generate", **body)
+    assert warm["choices"] == cold["choices"]
+    assert cold["usage"]["cached_tokens"] == 0
+    assert warm["usage"]["cached_tokens"] == warm["usage"]["prompt_tokens"] - 1
 
 
 def test_hypotheses_of_a_list_are_scored_as_alone_in_fewer_steps(client: httpx.Client) -> None:
