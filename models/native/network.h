@@ -85,7 +85,9 @@ void set_rows(Network& net, Rows& rows, const Matrix& m, const float* x, int str
 INLINE void group_values(Network& net, const Matrix& m, int g, const Rows& x, int first, int rows, const float* add,
                          int add_stride, float* values) {
     alignas(64) char sums[kTileRows * kLine];
-    net.choice.product(m, g, x, first, rows, sums);
+    // The first rows wait for the weights; the next ones have them, and time to fetch those of the group that follows.
+    const char* ahead = first / kTileRows == 1 && g + 1 < m.groups ? m.group(g + 1) : nullptr;
+    net.choice.product(m, g, x, first, rows, sums, ahead);
     finish(m, g, x, first, rows, sums, add, add_stride, values);
 }
 

@@ -5,8 +5,9 @@
 
 namespace {
 
-// out: (rows, 64), the plain sums: float, or for int8 int32.
-using Product = void (*)(const Matrix&, int group, const Rows&, int first, int rows, void* out);
+// out: (rows, 64), the plain sums: float, or for int8 int32. ahead: null, or the lines of as large a group that will be
+// wanted soon: a product that keeps the processor busy may fetch them meanwhile.
+using Product = void (*)(const Matrix&, int group, const Rows&, int first, int rows, void* out, const char* ahead);
 
 template <typename Sum, typename Accumulate>
 INLINE void each_row(const Rows& x, int first, int rows, void* out, const Accumulate& accumulate) {
@@ -17,7 +18,7 @@ INLINE void each_row(const Rows& x, int first, int rows, void* out, const Accumu
     }
 }
 
-CLONES void product_float32(const Matrix& m, int group, const Rows& x, int first, int rows, void* out) {
+CLONES void product_float32(const Matrix& m, int group, const Rows& x, int first, int rows, void* out, const char*) {
     each_row<float>(x, first, rows, out, [&](const char* row, float* sums) {
         const auto* w = reinterpret_cast<const float*>(m.group(group));
         const auto* v = reinterpret_cast<const float*>(row);
@@ -26,7 +27,7 @@ CLONES void product_float32(const Matrix& m, int group, const Rows& x, int first
     });
 }
 
-CLONES void product_bfloat16(const Matrix& m, int group, const Rows& x, int first, int rows, void* out) {
+CLONES void product_bfloat16(const Matrix& m, int group, const Rows& x, int first, int rows, void* out, const char*) {
     each_row<float>(x, first, rows, out, [&](const char* row, float* sums) {
         const auto* w = reinterpret_cast<const uint32_t*>(m.group(group));
         const auto* v = reinterpret_cast<const uint32_t*>(row);
@@ -39,7 +40,7 @@ CLONES void product_bfloat16(const Matrix& m, int group, const Rows& x, int firs
     });
 }
 
-CLONES void product_int8(const Matrix& m, int group, const Rows& x, int first, int rows, void* out) {
+CLONES void product_int8(const Matrix& m, int group, const Rows& x, int first, int rows, void* out, const char*) {
     each_row<int32_t>(x, first, rows, out, [&](const char* row, int32_t* sums) {
         const auto* w = reinterpret_cast<const int8_t*>(m.group(group));
         const auto* v = reinterpret_cast<const int8_t*>(row);
@@ -51,9 +52,10 @@ CLONES void product_int8(const Matrix& m, int group, const Rows& x, int first, i
 
 #ifdef CAROUSEL_X86
 
-// R rows by 64 outputs in registers: a line of weights is read once for all of them.
+// R rows by 64 outputs in registers: a line of weights is read once for all of them. Sixteen rows are four of these,
+// and each fetches a quarter of every line ahead.
 template <int R>
-TARGET_512 INLINE void float32_rows(const Matrix& m, int group, const Rows& x, int first, float* out) {
+TARGET_512 INLINE void float32_rows(const Matrix& m, int group, const Rows& x, int first, float* out, const char* ahead) {
     __m512 sums[R][4];
     for (auto& row : sums)
         for (auto& sum : row) sum = _mm512_setzero_ps();
@@ -61,6 +63,7 @@ TARGET_512 INLINE void float32_rows(const Matrix& m, int group, const Rows& x, i
     for (int r = 0; r < R; ++r) v[r] = reinterpret_cast<const float*>(x.row(first + r));
     const char* line = m.group(group);
     for (int k = 0; k < m.inputs; ++k, line += kLine) {
+        if (ahead) _mm_prefetch(ahead + size_t(k) * kLine, _MM_HINT_T1);
         __m512 w[4];
         for (int j = 0; j < 4; ++j) w[j] = _mm512_load_ps(line + 64 * j);
         for (int r = 0; r < R; ++r) {
@@ -72,15 +75,16 @@ TARGET_512 INLINE void float32_rows(const Matrix& m, int group, const Rows& x, i
         for (int j = 0; j < 4; ++j) _mm512_storeu_ps(out + r * kGroup + 16 * j, sums[r][j]);
 }
 
-TARGET_512 void product_float32_512(const Matrix& m, int group, const Rows& x, int first, int rows, void* out) {
+TARGET_512 void product_float32_512(const Matrix& m, int group, const Rows& x, int first, int rows, void* out,
+                                      const char* ahead) {
     auto* o = static_cast<float*>(out);
     int r = 0;
-    for (; r + 4 <= rows; r += 4) float32_rows<4>(m, group, x, first + r, o + r * kGroup);
-    for (; r < rows; ++r) float32_rows<1>(m, group, x, first + r, o + r * kGroup);
+    for (; r + 4 <= rows; r += 4) float32_rows<4>(m, group, x, first + r, o + r * kGroup, ahead ? ahead + 16 * r : nullptr);
+    for (; r < rows; ++r) float32_rows<1>(m, group, x, first + r, o + r * kGroup, nullptr);
 }
 
 template <int R>
-TARGET_BF16 INLINE void bfloat16_rows(const Matrix& m, int group, const Rows& x, int first, float* out) {
+TARGET_BF16 INLINE void bfloat16_rows(const Matrix& m, int group, const Rows& x, int first, float* out, const char* ahead) {
     __m512 sums[R][4];
     for (auto& row : sums)
         for (auto& sum : row) sum = _mm512_setzero_ps();
@@ -88,6 +92,7 @@ TARGET_BF16 INLINE void bfloat16_rows(const Matrix& m, int group, const Rows& x,
     for (int r = 0; r < R; ++r) v[r] = reinterpret_cast<const int32_t*>(x.row(first + r));
     const char* line = m.group(group);
     for (int k = 0; k < m.lines; ++k, line += kLine) {
+        if (ahead) _mm_prefetch(ahead + size_t(k) * kLine, _MM_HINT_T1);
         __m512bh w[4];
         for (int j = 0; j < 4; ++j) w[j] = (__m512bh)_mm512_load_si512(line + 64 * j);
         for (int r = 0; r < R; ++r) {
@@ -99,16 +104,17 @@ TARGET_BF16 INLINE void bfloat16_rows(const Matrix& m, int group, const Rows& x,
         for (int j = 0; j < 4; ++j) _mm512_storeu_ps(out + r * kGroup + 16 * j, sums[r][j]);
 }
 
-TARGET_BF16 void product_bfloat16_512(const Matrix& m, int group, const Rows& x, int first, int rows, void* out) {
+TARGET_BF16 void product_bfloat16_512(const Matrix& m, int group, const Rows& x, int first, int rows, void* out,
+                                        const char* ahead) {
     auto* o = static_cast<float*>(out);
     int r = 0;
-    for (; r + 4 <= rows; r += 4) bfloat16_rows<4>(m, group, x, first + r, o + r * kGroup);
-    for (; r < rows; ++r) bfloat16_rows<1>(m, group, x, first + r, o + r * kGroup);
+    for (; r + 4 <= rows; r += 4) bfloat16_rows<4>(m, group, x, first + r, o + r * kGroup, ahead ? ahead + 16 * r : nullptr);
+    for (; r < rows; ++r) bfloat16_rows<1>(m, group, x, first + r, o + r * kGroup, nullptr);
 }
 
 // The instruction takes unsigned activations: 128 is added to each, and 128 times the sum of the weights taken off.
 template <int R>
-TARGET_VNNI INLINE void int8_rows(const Matrix& m, int group, const Rows& x, int first, int32_t* out) {
+TARGET_VNNI INLINE void int8_rows(const Matrix& m, int group, const Rows& x, int first, int32_t* out, const char* ahead) {
     __m512i sums[R][4];
     for (auto& row : sums)
         for (auto& sum : row) sum = _mm512_setzero_si512();
@@ -116,6 +122,7 @@ TARGET_VNNI INLINE void int8_rows(const Matrix& m, int group, const Rows& x, int
     for (int r = 0; r < R; ++r) v[r] = reinterpret_cast<const int32_t*>(x.row(first + r));
     const char* line = m.group(group);
     for (int k = 0; k < m.lines; ++k, line += kLine) {
+        if (ahead) _mm_prefetch(ahead + size_t(k) * kLine, _MM_HINT_T1);
         __m512i w[4];
         for (int j = 0; j < 4; ++j) w[j] = _mm512_load_si512(line + 64 * j);
         for (int r = 0; r < R; ++r) {
@@ -131,11 +138,12 @@ TARGET_VNNI INLINE void int8_rows(const Matrix& m, int group, const Rows& x, int
         }
 }
 
-TARGET_VNNI void product_int8_512(const Matrix& m, int group, const Rows& x, int first, int rows, void* out) {
+TARGET_VNNI void product_int8_512(const Matrix& m, int group, const Rows& x, int first, int rows, void* out,
+                                    const char* ahead) {
     auto* o = static_cast<int32_t*>(out);
     int r = 0;
-    for (; r + 4 <= rows; r += 4) int8_rows<4>(m, group, x, first + r, o + r * kGroup);
-    for (; r < rows; ++r) int8_rows<1>(m, group, x, first + r, o + r * kGroup);
+    for (; r + 4 <= rows; r += 4) int8_rows<4>(m, group, x, first + r, o + r * kGroup, ahead ? ahead + 16 * r : nullptr);
+    for (; r < rows; ++r) int8_rows<1>(m, group, x, first + r, o + r * kGroup, nullptr);
 }
 
 struct alignas(64) TileConfig {
@@ -171,7 +179,7 @@ class Tiles {
 };
 
 // Tiles 0-3: sums of the four blocks of 16 outputs; 4: activations; 5-7: weights.
-TARGET_AMX void product_int8_amx(const Matrix& m, int group, const Rows& x, int first, int, void* out) {
+TARGET_AMX void product_int8_amx(const Matrix& m, int group, const Rows& x, int first, int, void* out, const char*) {
     const char* w = m.group(group);
     const char* v = x.row(first);
     _tile_zero(0);
@@ -196,7 +204,7 @@ TARGET_AMX void product_int8_amx(const Matrix& m, int group, const Rows& x, int 
     _tile_stored(3, o + 192, kLine);
 }
 
-TARGET_AMX void product_bfloat16_amx(const Matrix& m, int group, const Rows& x, int first, int, void* out) {
+TARGET_AMX void product_bfloat16_amx(const Matrix& m, int group, const Rows& x, int first, int, void* out, const char*) {
     const char* w = m.group(group);
     const char* v = x.row(first);
     _tile_zero(0);
