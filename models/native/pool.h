@@ -37,6 +37,9 @@ class Pool {
             const uint64_t next = uint64_t(count) * i / threads, end = uint64_t(count) * (i + 1) / threads;
             ranges_[i].ticket.store(uint64_t(generation_ & 0xffff) << kGenerationShift | end << kEndShift | next);
         }
+#ifdef CAROUSEL_X86
+        caller_cpu_.store(sched_getcpu(), std::memory_order_relaxed);
+#endif
         wake();
         take(0);
         while (job.done.load(std::memory_order_acquire) < count) pause();
@@ -83,8 +86,22 @@ class Pool {
                 now = signal_.load(std::memory_order_relaxed);
             }
             if (now == seen) signal_.wait(seen);
+            leave_callers_cpu();
             seen = signal_.load();
         }
+    }
+
+    // The scheduler may wake a helper where the caller runs, and leave both there for seconds: half the speed.
+    void leave_callers_cpu() {
+#ifdef CAROUSEL_X86
+        const int cpu = sched_getcpu();
+        cpu_set_t allowed, others;
+        if (cpu != caller_cpu_.load(std::memory_order_relaxed) || sched_getaffinity(0, sizeof allowed, &allowed)) return;
+        others = allowed;
+        CPU_CLR(cpu, &others);
+        if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others)) return;
+        sched_setaffinity(0, sizeof allowed, &allowed);
+#endif
     }
 
     void wake() {
@@ -102,6 +119,7 @@ class Pool {
 
     std::vector<Range> ranges_;
     alignas(64) std::atomic<uint32_t> signal_{0};  // grows with every job
+    std::atomic<int> caller_cpu_{-1};
     std::atomic<bool> stopping_{false};
     Job jobs_[2];
     uint32_t generation_ = 0;
