@@ -14,17 +14,18 @@ import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
-from itertools import pairwise  # noqa: E402
+from itertools import cycle, pairwise  # noqa: E402
 from typing import Any  # noqa: E402
 
 import typer  # noqa: E402
 
-from app.answers.generate import plan  # noqa: E402
+from app.answers.generate import answer, plan  # noqa: E402
 from app.metrics import Metrics  # noqa: E402
 from app.registry import ServedModel, load_registry  # noqa: E402
 from app.schemas import GenerateRequest  # noqa: E402
 from app.settings import Settings  # noqa: E402
 from benchmarks.load import quantiles  # noqa: E402
+from benchmarks.workloads import make_workload  # noqa: E402
 
 RUNS: tuple[tuple[int, dict[str, Any], bool], ...] = (
     (1, {}, False),
@@ -37,6 +38,9 @@ RUNS: tuple[tuple[int, dict[str, Any], bool], ...] = (
     (64, {}, True),
 )
 """(rows, sampling, whether another process keeps one core busy)"""
+
+CLIENTS = (1, 8, 64, 256)
+"""Closed loops that put the requests of the `decode` workload to the engine: what HTTP costs is what it does worse."""
 
 TOKENS = 512
 """Tokens of each sequence: prompts, which are empty, take no time beside them."""
@@ -71,9 +75,27 @@ async def _measure(seconds: float, max_rows: int) -> list[dict[str, Any]]:
                         "step_ms": quantiles(steps),
                     }
                 )
+        found += [await _closed_loops(served, clients, seconds) for clients in CLIENTS if clients <= max_rows]
     finally:
         served.engine.stop()
     return found
+
+
+async def _closed_loops(served: ServedModel, clients: int, seconds: float) -> dict[str, Any]:
+    """The same work as over HTTP, prompts included: each client asks again when it is answered."""
+    bodies = cycle(make_workload("decode", served.checkpoint.tokenizer, seed=0).bodies)
+    began = time.perf_counter()
+    tokens = 0
+
+    async def client() -> None:
+        nonlocal tokens
+        while time.perf_counter() < began + seconds:
+            answered = await answer(GenerateRequest.model_validate_json(next(bodies)), served, 600)
+            tokens += answered.usage.completion_tokens
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    rate = tokens / (time.perf_counter() - began)
+    return {"backend": served.engine.backend, "requests_of": clients, "rows": clients, "tokens_per_second": rate}
 
 
 async def _step_seconds(served: ServedModel, rows: int, sampling: dict[str, Any], seconds: float) -> list[float]:

@@ -72,7 +72,10 @@ def measure_server(shape: Shape, kind: Kind, folder: Path, parts: set[str], opti
     tokenizer = load_checkpoint(checkpoint).tokenizer
     with Server(kind, checkpoint, folder.parent / f"{shape.name}-{kind}.log", options.dtype) as server:
         for point in chosen:
+            consumed = server.metric("carousel_prompt_tokens_total")
             results = _repeated(server, point, tokenizer, options)
+            consumed = server.metric("carousel_prompt_tokens_total") - consumed
+            texts = sum(result.texts for result in results)
             best = max(results, key=rate)
             record = asdict(best) | {
                 "part": point.part,
@@ -83,6 +86,7 @@ def measure_server(shape: Shape, kind: Kind, folder: Path, parts: set[str], opti
                 "clients": point.clients,
                 "tokens_per_second": best.tokens / best.seconds,
                 "requests_per_second": best.requests / best.seconds,
+                "steps_per_text": consumed / texts if consumed and texts else None,
                 "spread": 1 - min(map(rate, results)) / rate(best) if len(results) > 1 and rate(best) else None,
                 "repeats": [asdict(result) for result in results],
             }
@@ -142,5 +146,8 @@ def measure_engine(shape: Shape, folder: Path, options: Options, report: Report)
     found: list[Record] = json.loads(done.stdout)
     roof = measure_roof(shape, found[0]["backend"].split("-")[1], options.window_seconds)
     for record in found:
+        if "requests_of" in record:
+            report({"part": "engine", "shape": shape.name, "server": "ours", **record})
+            continue
         floor = {"roof": asdict(roof), "floor_ms": roof.floor_ms(record["rows"])}
         report({"part": "engine", "shape": shape.name, "server": "ours", **record, **floor})

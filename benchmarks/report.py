@@ -41,7 +41,7 @@ def _header(header: Record) -> str:
 def _loads(records: list[Record]) -> str:
     """Both servers under the same load, one below the other. Times are p50 / p90 / p99 in ms."""
     titles = ["shape", "workload", "clients", "server", "tokens/s", "requests/s", "ratio", "spread", "request ms"]
-    titles += ["first token ms", "between tokens ms", "abandoned", "client CPU"]
+    titles += ["first token ms", "between tokens ms", "steps/text", "abandoned", "client CPU"]
     naive = {_load(record): record for record in records if record["server"] == "naive"}
     order = list(dict.fromkeys(map(_load, records)))
     rows = []
@@ -51,6 +51,7 @@ def _loads(records: list[Record]) -> str:
         other = naive.get(_load(record))
         row += [_ratio(record, other) if record["server"] == "ours" and other else "", _share(record["spread"])]
         row += [_times(record[name]) for name in ("request_ms", "first_token_ms", "between_tokens_ms")]
+        row.append(f"{record['steps_per_text']:.1f}" if record["steps_per_text"] else "")
         rows.append([*row, str(record["abandoned"] or ""), _share(record["client_cpu"])])
     return table(titles, rows)
 
@@ -65,16 +66,23 @@ def _ratio(ours: Record, naive: Record) -> str:
 
 
 def _engine(records: list[Record], http: list[Record]) -> str:
-    """The engine beside its floor, and what HTTP keeps of it (not streamed, as many clients as rows)."""
+    """The engine beside its floor, and what HTTP keeps of it: the same requests, not streamed, put to both."""
     titles = ["shape", "backend", "rows", "sampling", "busy core", "tokens/s", "step p50 / p90 / p99 ms"]
-    plain = {(r["shape"], r["rows"]): r for r in records if not r["sampling"] and not r["neighbour"]}
+    plain = {(r["shape"], r["rows"]): r for r in records if not r.get("sampling", True) and not r["neighbour"]}
     over_http = {(r["shape"], r["clients"]): r for r in http if r["workload"] == "decode" and r["server"] == "ours"}
     rows = []
     for record in records:
         key = (record["shape"], record["rows"])
+        row = [record["shape"], record["backend"], str(record["rows"])]
+        if "requests_of" in record:
+            kept = over_http[key]["tokens_per_second"] / record["tokens_per_second"] if key in over_http else None
+            row += ["requests as over HTTP", "", _number(record["tokens_per_second"]), "", "", ""]
+            share = record["tokens_per_second"] / plain[key]["tokens_per_second"] if key in plain else None
+            rows.append([*row, f"{1 / share:.2f}×" if share else "", _share(kept)])
+            continue
         step_ms = 1000 * record["rows"] / record["tokens_per_second"]
-        row = [record["shape"], record["backend"], str(record["rows"]), _sampling(record)]
-        row += ["yes" if record["neighbour"] else "", _number(record["tokens_per_second"]), _times(record["step_ms"])]
+        row += [_sampling(record), "yes" if record["neighbour"] else ""]
+        row += [_number(record["tokens_per_second"]), _times(record["step_ms"])]
         row += [f"{record['floor_ms']:.3f}", f"{step_ms / record['floor_ms']:.1f}×"]
         row.append(f"{plain[key]['tokens_per_second'] / record['tokens_per_second']:.2f}×" if key in plain else "")
         kept = over_http[key]["tokens_per_second"] / record["tokens_per_second"] if key in over_http else None

@@ -28,13 +28,14 @@ def environment(**settings: str) -> dict[str, str]:
 class Server:
     """One server of one checkpoint. A context manager; `restart` drops whatever it was doing."""
 
-    def __init__(self, kind: Kind, checkpoint: Path, log: Path, dtype: str) -> None:
-        """checkpoint: alone in its folder. log: where its output goes. dtype: our CAROUSEL_DTYPE."""
+    def __init__(self, kind: Kind, checkpoint: Path, log: Path, dtype: str = "auto", **settings: str) -> None:
+        """checkpoint: alone in its folder. log: where its output goes. dtype: our CAROUSEL_DTYPE; settings: others of
+        ours, as `CAROUSEL_THREADS="1"`."""
         self.kind = kind
         self.port = _free_port()
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
-        self._environment = environment(CAROUSEL_CHECKPOINTS=str(checkpoint.parent), CAROUSEL_DTYPE=dtype)
+        self._environment = environment(CAROUSEL_CHECKPOINTS=str(checkpoint.parent), CAROUSEL_DTYPE=dtype, **settings)
         command = ["-m", "app", "serve"] if kind == "ours" else ["-m", "benchmarks.naive", str(checkpoint)]
         self._command = [sys.executable, *command, "--port", str(self.port)]
 
@@ -58,6 +59,21 @@ class Server:
     def restart(self) -> None:
         self._stop()
         self.__enter__()
+
+    @property
+    def pid(self) -> int:
+        """The process that serves, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    def metric(self, name: str) -> float:
+        """The value of one of our metrics; 0 where the server has none."""
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{self.port}/metrics", timeout=30) as answer:
+                lines = answer.read().decode().splitlines()
+        except urllib.error.URLError:
+            return 0.0
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS

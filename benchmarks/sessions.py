@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.client import Connection
-from benchmarks.ours import OurServer
 from benchmarks.report import table
+from benchmarks.servers import Server
 from benchmarks.shapes import SHAPES, TINY_SHAPES, Shape, write_checkpoint
 from benchmarks.workloads import Texts
 from models.checkpoint import load_checkpoint
@@ -69,7 +69,7 @@ def main(
         write_checkpoint(known[shape], checkpoint.parent)
         found = {}
         for name, settings in SETTINGS.items():
-            server = OurServer(checkpoint, Path(folder) / "server.log", **settings)
+            server = Server("ours", checkpoint, Path(folder) / "server.log", **settings)
             found[name] = measure_memory(name, server, checkpoint, sessions)
     print(markdown(found))  # noqa: T201
 
@@ -79,7 +79,7 @@ def measure_state(shape: Shape, folder: Path) -> list[str]:
     network = write_checkpoint(shape, folder / shape.name).network
     checkpoint = folder / shape.name / shape.name
     texts = Texts(load_checkpoint(checkpoint).tokenizer, seed=0)
-    with OurServer(checkpoint, folder / f"{shape.name}.log") as server:
+    with Server("ours", checkpoint, folder / f"{shape.name}.log") as server:
         states = [uvloop.run(_state_after(server.port, texts.text(tokens))) for tokens in (0, 1000)]
     lengths = sorted({len(state) for state in states})
     return [shape.name, f"{network.state_layout.size:,}", " or ".join(f"{length:,}" for length in lengths)]
@@ -93,7 +93,7 @@ async def _state_after(port: int, text: str) -> str:
         connection.close()
 
 
-def measure_memory(name: str, server: OurServer, checkpoint: Path, sessions: int) -> Memory:
+def measure_memory(name: str, server: Server, checkpoint: Path, sessions: int) -> Memory:
     """The server's memory while sessions come and go."""
     texts = Texts(load_checkpoint(checkpoint).tokenizer, seed=1)
     marks = {round(sessions * (WARM_UP + STEP * i)) for i in range(round((1 - WARM_UP) / STEP) + 1)}

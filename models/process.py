@@ -15,7 +15,7 @@ def prepare_process() -> None:
     - A thread that wants the interpreter waits up to 5 ms for another that computes, many steps of a network; let it
       have its turn sooner.
     """
-    sys.setswitchinterval(0.0001)
+    sys.setswitchinterval(0.0005)
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if sys.platform == "linux":

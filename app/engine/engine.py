@@ -25,8 +25,9 @@ from models.generation import Completion
 
 logger = logging.getLogger("carousel.engine")
 
-STRETCH_SECONDS = 0.002
-"""How long sequences generate before the engine looks for new ones: the longest that an arrival waits for that."""
+STRETCH_SECONDS = 0.005
+"""How long sequences generate before the engine looks for new ones: the longest that an arrival waits for that. With
+64 rows a fifth of the throughput is gained over 2 ms, nothing more by 10 ms."""
 
 
 class Engine:

@@ -11,7 +11,7 @@ from benchmarks.invariance.answers import TEXT, TOKENS, Body, Finding, told
 from benchmarks.invariance.company import company
 from benchmarks.invariance.prompts import long_prompts
 from benchmarks.invariance.subject import Subject
-from benchmarks.ours import OurServer
+from benchmarks.servers import Server
 
 VARIANTS: tuple[tuple[str, Body, tuple[str, ...]], ...] = (
     ("", {"logprobs": 0}, TOKENS),
@@ -25,13 +25,13 @@ LISTED = 8
 """Prompts in a list, and choices of each."""
 
 
-async def faster_path(subject: Subject, second: OurServer) -> list[Finding]:
+async def faster_path(subject: Subject, second: Server) -> list[Finding]:
     """Alone, without log-probabilities."""
     answers = await subject.ask("alone, no logprobs", second, with_fields(subject.bodies, logprobs=None))
     return [subject.as_alone("no logprobs", answers, TEXT)]
 
 
-async def in_company(subject: Subject, second: OurServer) -> list[Finding]:
+async def in_company(subject: Subject, second: Server) -> list[Finding]:
     """All at once, beside clients who ask for other things."""
     findings = []
     for seed, (name, fields, compared) in enumerate(VARIANTS):
@@ -43,7 +43,7 @@ async def in_company(subject: Subject, second: OurServer) -> list[Finding]:
     return findings
 
 
-async def streams(subject: Subject, second: OurServer) -> list[Finding]:
+async def streams(subject: Subject, second: Server) -> list[Finding]:
     """As server-sent events, put together again."""
     findings = []
     for name, fields, compared in VARIANTS:
@@ -53,7 +53,7 @@ async def streams(subject: Subject, second: OurServer) -> list[Finding]:
     return findings
 
 
-async def hand_over(subject: Subject, first: OurServer, second: OurServer) -> list[Finding]:
+async def hand_over(subject: Subject, first: Server, second: Server) -> list[Finding]:
     """Cut in two at random places; the second server knows of the first part what the state says."""
     # Penalties look at a text that a state does not hold.
     kept = [i for i, body in enumerate(subject.bodies) if "repetition_penalty" not in body]
@@ -80,7 +80,7 @@ def _joined(head: Body, tail: Body) -> Body:
     return tail | {field: head[field] + tail[field] for field in ("text", "tokens") if field in tail}
 
 
-async def lists(subject: Subject, first: OurServer, second: OurServer) -> list[Finding]:
+async def lists(subject: Subject, first: Server, second: Server) -> list[Finding]:
     """Several choices of each prompt; prompts in a list, of which some begin alike and two are the same."""
     prompts = [*subject.texts.variants(LISTED // 2), *(subject.texts.text(5 * i) for i in range(LISTED // 2 - 1))]
     prompts.append(prompts[0])
@@ -95,7 +95,7 @@ async def lists(subject: Subject, first: OurServer, second: OurServer) -> list[F
     ]
 
 
-async def scores(subject: Subject, first: OurServer, second: OurServer) -> list[Finding]:
+async def scores(subject: Subject, first: Server, second: Server) -> list[Finding]:
     """Texts one by one; and in a list, half of which begins alike, four times at once beside other clients."""
     texts = ["", *subject.texts.variants(16), *(subject.texts.text(Random(i).randrange(200)) for i in range(15))]
     findings: list[Finding] = []

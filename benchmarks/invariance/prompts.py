@@ -4,7 +4,7 @@ from itertools import cycle, pairwise
 
 from benchmarks.invariance.answers import Body, Finding, told
 from benchmarks.invariance.subject import Subject
-from benchmarks.ours import OurServer
+from benchmarks.servers import Server
 
 PROMPTS = 4
 PROMPT_TOKENS = 2000
@@ -15,7 +15,7 @@ TOKENS = 32
 """Drawn after each prompt."""
 
 
-async def long_prompts(subject: Subject, first: OurServer, second: OurServer) -> list[Finding]:
+async def long_prompts(subject: Subject, first: Server, second: Server) -> list[Finding]:
     """What comes after prompts in every circumstance; first and second as in axes.py."""
     ids = [subject.texts.ids(PROMPT_TOKENS) for _ in range(PROMPTS)]
     turning = [[*own[: PROMPT_TOKENS // 2], *subject.texts.ids(PROMPT_TOKENS // 2)] for own in ids]
@@ -56,7 +56,7 @@ def _from_cache(rows: list[Body]) -> list[Body]:
     return [row | {"from_cache": True} for row in rows]
 
 
-async def _in_pieces(subject: Subject, servers: list[OurServer], ids: list[list[int]]) -> list[Body]:
+async def _in_pieces(subject: Subject, servers: list[Server], ids: list[list[int]]) -> list[Body]:
     """The answers after the last pieces; each piece goes to the other server than the one before it."""
     states: list[str | None] = [None] * len(ids)
     answers: list[Body] = []

@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from benchmarks.invariance.answers import AskError, Body, Finding, ask, differences, told
 from benchmarks.invariance.company import SETTINGS
-from benchmarks.ours import OurServer
+from benchmarks.servers import Server
 from benchmarks.workloads import Texts
 from models.checkpoint import load_checkpoint
 
@@ -49,12 +49,12 @@ class Subject:
         body = {"prompt": prompt, "seed": seed, "max_tokens": self.tokens, "ignore_eos": True, "return_state": True}
         return body | {"logprobs": 0} | settings
 
-    def server(self, **settings: str) -> OurServer:
+    def server(self, **settings: str) -> Server:
         settings |= {"CAROUSEL_TIMEOUT_SECONDS": str(TIMEOUT_SECONDS)}
-        return OurServer(self.checkpoint, self._log, self.dtype, **settings)
+        return Server("ours", self.checkpoint, self._log, self.dtype, **settings)
 
     async def ask(
-        self, what: str, server: OurServer, bodies: list[Body], at_once: int = 1, spread_seconds: float = 0.0
+        self, what: str, server: Server, bodies: list[Body], at_once: int = 1, spread_seconds: float = 0.0
     ) -> list[Body]:
         """Answers to all, in order: so many `at_once`, each after a random pause of up to `spread_seconds`.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ours import OurServer
+from benchmarks.servers import Server
 from benchmarks.sessions import Memory, markdown, measure_memory, measure_state
 from benchmarks.shapes import TINY_SHAPES, write_checkpoint
 
@@ -20,7 +20,7 @@ def test_memory_is_sampled_while_sessions_come_and_go(tmp_path: Path) -> None:
     shape = TINY_SHAPES[1]
     checkpoint = tmp_path / "checkpoints" / shape.name
     write_checkpoint(shape, checkpoint.parent)
-    server = OurServer(checkpoint, tmp_path / "log", "float32", CAROUSEL_PREFIX_CACHE_BYTES="0")
+    server = Server("ours", checkpoint, tmp_path / "log", "float32", CAROUSEL_PREFIX_CACHE_BYTES="0")
     memory = measure_memory("test", server, checkpoint, sessions=40)
     assert list(memory.resident) == list(range(4, 41, 2))
     assert all(20 < resident <= memory.peak for resident in memory.resident.values())
