@@ -29,7 +29,7 @@ class Settings(BaseSettings):
         [], description="Comma-separated keys, one of which requests must bear. Not set: no key is asked for."
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "info", description="Least level logged."
+        "info", description="Least level logged; debug: each request too."
     )
 
     max_rows: Count = Field(256, description="Sequences a model works on at once.")

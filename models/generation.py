@@ -175,7 +175,7 @@ def ends_in_space(text: str, before: bool = True) -> bool:
 
 def prompt_inputs(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """What the network consumes before the first token is drawn: the start symbol, then the prompt."""
-    return [tokenizer.eos_id, *tokenizer.encode(prompt).ids]
+    return [tokenizer.eos_id, *tokenizer.encode_ids(prompt)]
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -35,6 +35,9 @@ EOS = "<eos>"
 
 BOUNDARY_TEXT: dict[Boundary, str] = {"line": "\n", "paragraph": "\n\n", "document": ""}
 """How a boundary is written in generated text."""
+
+REMEMBERED_TEXTS, REMEMBERED_CHARACTERS = 64, 20_000
+"""How many texts, up to which length, need not be cut again when they come again, as prompts do."""
 
 _BOUNDARY_PATTERN: dict[Boundary, re.Pattern[str]] = {"line": re.compile("\n"), "paragraph": re.compile("\n{2,}")}
 
@@ -80,6 +83,7 @@ class Tokenizer:
         self.boundary: Boundary = boundary
         self.vocabulary: dict[str, int] = vocabulary
         self.tokens: list[str] = sorted(vocabulary, key=vocabulary.__getitem__)
+        self._recent_ids = lru_cache(REMEMBERED_TEXTS)(self._encode_ids)
         self.unk_id = vocabulary[UNK]
         self.eos_id = vocabulary[EOS]
 
@@ -158,9 +162,20 @@ class Tokenizer:
                 offsets += [(start + a, start + b) for a, b in encoding.offsets]
         return Encoding(ids, offsets)
 
+    def encode_ids(self, text: str) -> list[int]:
+        """As `encode`, without the offsets: in half the time, and at once for a text that came before not long ago."""
+        return list(self._recent_ids(text)) if len(text) <= REMEMBERED_CHARACTERS else self._encode_ids(text)
+
+    def _encode_ids(self, text: str) -> list[int]:
+        return self._ids(text, list(self._spans(text)))
+
     def encode_document(self, text: str) -> list[int]:
-        """Ids of a whole document of a corpus: as `encode`, and closed by one `<eos>`. The fast way for long texts."""
+        """Ids of a whole document of a corpus: as `encode_ids`, and closed by one `<eos>`."""
         spans = list(self._spans(text))
+        closed = bool(spans) and spans[-1][2]
+        return self._ids(text, spans) + [self.eos_id] * (not closed)
+
+    def _ids(self, text: str, spans: Sequence[tuple[int, int, bool]]) -> list[int]:
         pieces = [text[start:end] for start, end, is_boundary in spans if not is_boundary]
         encoded = iter(self.inner.encode_batch_fast(pieces, add_special_tokens=False))
         ids: list[int] = []
@@ -169,8 +184,6 @@ class Tokenizer:
                 ids.append(self.eos_id)
             else:
                 ids += next(encoded).ids
-        if not (spans and spans[-1][2]):
-            ids.append(self.eos_id)
         return ids
 
     def _spans(self, text: str) -> Iterator[tuple[int, int, bool]]:

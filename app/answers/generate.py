@@ -57,7 +57,7 @@ def plan(body: GenerateRequest, served: ServedModel) -> Generation:
     state = given_state(body.state, served)
     sequences = []
     for prompt in body.prompt:
-        prompt_ids = tokenizer.encode(prompt).ids
+        prompt_ids = tokenizer.encode_ids(prompt)
         inputs = prompt_ids if state else [tokenizer.eos_id, *prompt_ids]
         position = (state.position if state else 1) + len(prompt_ids)
         at_start = ends_in_space(prompt, before=state.at_start if state else True)

@@ -50,7 +50,7 @@ def _consuming(text: str, state: SavedState | None, served: ServedModel) -> Sequ
     tokenizer = served.checkpoint.tokenizer
     if state is None:
         return Sequence(prompt_inputs(tokenizer, text))
-    return Sequence(tokenizer.encode(text).ids, state=state.row)
+    return Sequence(tokenizer.encode_ids(text), state=state.row)
 
 
 async def _find(
