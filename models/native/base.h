@@ -17,7 +17,6 @@
 #define CAROUSEL_X86 1
 #include <immintrin.h>
 #include <sched.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #define TARGET_512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))

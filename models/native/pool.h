@@ -77,11 +77,6 @@ class Pool {
     }
 
     void work(int self) {
-#ifdef CAROUSEL_X86
-        // When there are more threads than processors, this one is to wait: without a helper the caller is slower,
-        // without the caller a helper has nothing to do, and whoever serves requests is soon done. (0: this thread.)
-        setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + 5);
-#endif
         uint32_t seen = 0;
         while (!stopping_.load()) {
             take(self);
