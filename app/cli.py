@@ -68,6 +68,7 @@ def serve(
         port=settings.port,
         log_level=settings.log_level,
         access_log=settings.log_level == "debug",
+        proxy_headers=False,  # nothing here depends on the client's address
         timeout_graceful_shutdown=GRACE_SECONDS + 1,
     )
     server = _Server(config, app.state.registry)

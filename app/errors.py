@@ -2,6 +2,7 @@
 
 ServiceError
 ├── InvalidValueError      a value that is wrong; names the field
+├── MalformedJsonError     a body that is not JSON
 ├── UnknownModelError      no model of that name is served
 ├── UnauthorizedError      an API key is asked for and this is none
 ├── OverloadedError        too many requests are waiting
@@ -16,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -50,6 +50,10 @@ class InvalidValueError(ServiceError):
     """A value that is wrong. The message names field, value and limit."""
 
     status, type, code = 422, "invalid_request_error", "invalid_value"
+
+
+class MalformedJsonError(ServiceError):
+    status, type, code = 400, "invalid_request_error", "malformed_json"
 
 
 class UnknownModelError(ServiceError):
@@ -136,15 +140,6 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def service_error(_request: Request, error: ServiceError) -> JSONResponse:
         return JSONResponse(error.body(), error.status, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid_request(_request: Request, error: RequestValidationError) -> JSONResponse:
-        errors = list(error.errors())
-        if errors[0]["type"] == "json_invalid":
-            message = f"the body is not JSON: {errors[0]['ctx']['error']}"
-            return JSONResponse(error_body(message, "invalid_request_error", None, "malformed_json"), 400)
-        ours = validation_error(errors, error.body)
-        return JSONResponse(ours.body(), ours.status)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:

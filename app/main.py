@@ -12,6 +12,7 @@ from app.registry import load_registry
 from app.routes import system, tasks
 from app.schemas import NextRequest
 from app.settings import Settings
+from models.process import settle_process
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -24,6 +25,7 @@ def create_app(settings: Settings) -> FastAPI:
         registry.start()
         try:
             await next_words.answer(NextRequest(text=""), registry.find(None), settings.timeout_seconds)
+            settle_process()
             app.state.ready = True
             yield
         finally:
@@ -36,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=system.product_version(),
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # a tenth of a request; /metrics has ours
     )
     app.state.settings = settings
     app.state.metrics = metrics

@@ -3,7 +3,7 @@
 The service's settings come from the environment, as the server's do. Prints a JSON list, an object for each of `RUNS`.
 """
 
-from models.process import prepare_process
+from models.process import prepare_process, settle_process
 
 prepare_process()
 
@@ -59,6 +59,7 @@ def main(seconds: float, max_rows: int) -> None:
 async def _measure(seconds: float, max_rows: int) -> list[dict[str, Any]]:
     served = load_registry(Settings(), Metrics()).find(None)
     served.engine.start()
+    settle_process()
     found = []
     try:
         for rows, sampling, neighbour in RUNS:

@@ -1,6 +1,7 @@
 """How this process uses the machine: settings that must be made before torch is imported."""
 
 import ctypes
+import gc
 import os
 import sys
 
@@ -24,3 +25,11 @@ def prepare_process() -> None:
             m_trim_threshold, m_mmap_max = -1, -4
             libc.mallopt(m_mmap_max, 0)
             libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def settle_process() -> None:
+    """Call when everything is loaded that a server needs. What is there by now stays: the collector of cycles need not
+    look at it again, which had taken a quarter of a small request's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)

@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from app import limits
 from app.answers import generate, next, score  # noqa: A004 — named after the route
 from app.answers.beside import beside
-from app.dependencies import RegistryDep, SettingsDep, StrictRoute
+from app.dependencies import TaskRoute
 from app.errors import ClientGoneError, InternalError, ServiceError
+from app.registry import ServedModel
 from app.schemas import (
     ErrorResponse,
     GenerateRequest,
@@ -26,6 +27,7 @@ from app.schemas import (
     StreamedText,
     StreamEnd,
 )
+from app.settings import Settings
 
 logger = logging.getLogger("carousel")
 
@@ -45,7 +47,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
-router = APIRouter(route_class=StrictRoute, responses=_ERRORS, tags=["tasks"])
+router = APIRouter(route_class=TaskRoute, responses=_ERRORS, tags=["tasks"])
 
 
 @router.post(
@@ -59,10 +61,8 @@ router = APIRouter(route_class=StrictRoute, responses=_ERRORS, tags=["tasks"])
         }
     },
 )
-async def post_generate(
-    body: GenerateRequest, request: Request, registry: RegistryDep, settings: SettingsDep
-) -> Response:
-    served = registry.find(body.model)
+async def post_generate(body: GenerateRequest, request: Request) -> Response:
+    settings, served = _service(request, body.model)
     limits.check_generate(body, settings, len(served.checkpoint.tokenizer))
     timeout = body.timeout_seconds or settings.timeout_seconds
     if body.stream:
@@ -74,8 +74,8 @@ async def post_generate(
 
 
 @router.post("/score", response_model=ScoreResponse, summary="How probable is a text?")
-async def post_score(body: ScoreRequest, request: Request, registry: RegistryDep, settings: SettingsDep) -> Response:
-    served = registry.find(body.model)
+async def post_score(body: ScoreRequest, request: Request) -> Response:
+    settings, served = _service(request, body.model)
     limits.check_score(body, settings)
     answer = await while_connected(request, score.answer(body, served, settings))
     details = sum(len(one.details or ()) for one in answer.scores)
@@ -83,11 +83,17 @@ async def post_score(body: ScoreRequest, request: Request, registry: RegistryDep
 
 
 @router.post("/next", response_model=NextResponse, summary="Which word comes next?")
-async def post_next(body: NextRequest, request: Request, registry: RegistryDep, settings: SettingsDep) -> Response:
-    served = registry.find(body.model)
+async def post_next(body: NextRequest, request: Request) -> Response:
+    settings, served = _service(request, body.model)
     limits.check_next(body, settings)
     timeout = body.timeout_seconds or settings.timeout_seconds
     return _json(await while_connected(request, next.answer(body, served, timeout)))
+
+
+def _service(request: Request, model: str | None) -> tuple[Settings, ServedModel]:
+    """Raises `UnknownModelError`."""
+    state = request.app.state
+    return state.settings, state.registry.find(model)
 
 
 async def while_connected(request: Request, answer: Awaitable[Answer]) -> Answer:
