@@ -75,7 +75,9 @@ class GenerateRequest(RequestBody):
     )
     stop: Texts = Field(default_factory=list, description="The text ends before the first of these.")
     ignore_eos: bool = Field(False, description="Go on past `<eos>`, so that exactly `max_tokens` tokens come.")
-    allow_unk: bool = Field(False, description="Whether `<unk>` may be drawn.")
+    allow_unk: bool | Literal["spell"] = Field(
+        False, description="Whether `<unk>` may be drawn; `spell`: and a newly spelled word written in its place."
+    )
     n: int = Field(1, ge=1, description="Completions of each prompt.")
     seed: Seed | None = Field(None, description="Same seed, same text. Missing: one is drawn, and reported.")
     logprobs: int | None = Field(None, ge=0, description="Report drawn tokens, with this many alternatives each.")
@@ -182,6 +184,7 @@ class TokenDetail(Body):
     oov: bool
     start: int
     end: int
+    spelling_logprob: float | None = None
     top: list[TopToken] | None = None
 
 

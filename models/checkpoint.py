@@ -5,6 +5,7 @@ A checkpoint is a directory, and the directory's name is the model's name:
     config.json         format version, network, tokenizer level and boundary, SHA-256 of the next two files, `about`
     model.safetensors   the weights; a tied matrix once
     tokenizer.json      readable by any `tokenizers` library
+    speller.safetensors how words outside the vocabulary are spelled, in bfloat16 (models/speller.py); not in every one
     README.md           the model card, written from `about`
 
 Matrices are stored as float32, bfloat16 or int8. int8 is symmetric with one float32 scale per row, so that
@@ -26,13 +27,17 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from models.network import LanguageModel, NetworkConfig
+from models.speller import Speller
 from models.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+SPELLER = "speller.safetensors"
 
 Storage = Literal["float32", "bfloat16", "int8"]
+
+SPELLER_STORAGE: Storage = "bfloat16"
 
 _SCALE = ".scale"
 
@@ -63,6 +68,7 @@ class Checkpoint:
     fingerprint: str
     about: dict[str, Any]
     card: str
+    speller: Speller | None = None
 
 
 def save_checkpoint(
@@ -72,26 +78,45 @@ def save_checkpoint(
     storage: Storage = "float32",
     about: dict[str, Any] | None = None,
     card: str = "",
+    speller: Speller | None = None,
 ) -> None:
     """Write a checkpoint to `directory`; it appears there whole or not at all, replacing an older one."""
+    contents = {
+        WEIGHTS: save(_pack(_weights(model), storage)),
+        TOKENIZER: tokenizer.inner.to_str(pretty=False).encode(),
+        CARD: card.encode(),
+    }
+    config = {
+        "format_version": FORMAT_VERSION,
+        "network": model.config.to_json(),
+        "tokenizer": {"level": tokenizer.level, "boundary": tokenizer.boundary},
+        "storage": storage,
+        "about": about or {},
+    }
+    _write(directory, contents, config, speller)
+
+
+def add_speller(directory: Path, speller: Speller) -> None:
+    """Put a speller into a saved checkpoint, in place of one that is there; weights and tokenizer stay as they are."""
+    load_checkpoint(directory)
+    contents = {name: (directory / name).read_bytes() for name in (WEIGHTS, TOKENIZER, CARD)}
+    _write(directory, contents, _read_config(directory / CONFIG), speller)
+
+
+def _write(directory: Path, contents: dict[str, bytes], config: dict[str, Any], speller: Speller | None) -> None:
+    """Files by name, and the configuration that vouches for them."""
+    if speller is not None:
+        contents = {**contents, SPELLER: save(_pack(_weights(speller.model), SPELLER_STORAGE))}
+        config = {**config, "speller": speller.model.config.to_json()}
+    digests = {name: _sha256(contents[name]) for name in (WEIGHTS, TOKENIZER, SPELLER) if name in contents}
+    config = {**config, "sha256": digests}
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        tokenizer.save(temporary / TOKENIZER)
-        weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
-        (temporary / WEIGHTS).write_bytes(save(_pack(weights, storage)))
-        config = {
-            "format_version": FORMAT_VERSION,
-            "network": model.config.to_json(),
-            "tokenizer": {"level": tokenizer.level, "boundary": tokenizer.boundary},
-            "storage": storage,
-            "sha256": {name: _sha256((temporary / name).read_bytes()) for name in (WEIGHTS, TOKENIZER)},
-            "about": about or {},
-        }
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (temporary / CARD).write_text(card, encoding="utf-8")
-        for file in temporary.iterdir():
-            _sync(file)
+        for name, content in {**contents, CONFIG: text.encode()}.items():
+            (temporary / name).write_bytes(content)
+            _sync(temporary / name)
         temporary.chmod(0o755)  # mkdtemp's 0700 would hide the model from a server that runs as another user
         _replace_directory(temporary, directory)
     finally:
@@ -120,6 +145,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         level_and_boundary = _field(config, "tokenizer", dict)
         digests = _field(config, "sha256", dict)
         about = _field(config, "about", dict)
+        spelling = NetworkConfig.from_json(_field(config, "speller", dict)) if config.get("speller") else None
     except ValueError as error:
         raise CheckpointError(path, str(error)) from None
     contents = {name: _read_checked(directory / name, digests.get(name)) for name in (WEIGHTS, TOKENIZER)}
@@ -133,14 +159,15 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         raise CheckpointError(
             directory / TOKENIZER, f"has {len(tokenizer)} tokens where {CONFIG} says {network.vocabulary_size}"
         )
-    try:
-        stored = load(contents[WEIGHTS])
-    except SafetensorError as error:
-        raise CheckpointError(directory / WEIGHTS, f"not a safetensors file ({error})") from None
-    try:
-        model = _build(network, _unpack(stored, storage))
-    except ValueError as error:
-        raise CheckpointError(directory / WEIGHTS, str(error)) from None
+    model = _read_model(directory / WEIGHTS, contents[WEIGHTS], network, storage)
+    speller = None
+    if spelling is not None:
+        content = _read_checked(directory / SPELLER, digests.get(SPELLER))
+        speller_model = _read_model(directory / SPELLER, content, spelling, SPELLER_STORAGE)
+        try:
+            speller = Speller(speller_model)
+        except ValueError as error:
+            raise CheckpointError(path, f"speller: {error}") from None
     card = directory / CARD
     return Checkpoint(
         name=directory.name,
@@ -150,6 +177,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         fingerprint=_sha256(contents[WEIGHTS]),
         about=about,
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
+        speller=speller,
     )
 
 
@@ -195,6 +223,21 @@ def _read_checked(path: Path, digest: str | None) -> bytes:
     if _sha256(content) != digest:
         raise CheckpointError(path, f"its SHA-256 is not the one in {CONFIG}: truncated, edited or of another model")
     return content
+
+
+def _weights(model: LanguageModel) -> dict[str, Tensor]:
+    return {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+
+
+def _read_model(path: Path, content: bytes, network: NetworkConfig, storage: Storage) -> LanguageModel:
+    try:
+        stored = load(content)
+    except SafetensorError as error:
+        raise CheckpointError(path, f"not a safetensors file ({error})") from None
+    try:
+        return _build(network, _unpack(stored, storage))
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from None
 
 
 def _build(config: NetworkConfig, weights: dict[str, Tensor]) -> LanguageModel:

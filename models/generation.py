@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,13 @@ from models.sampling import Draw, SamplingParams, sample
 from models.tokenizer import TextDecoder, Tokenizer
 
 FinishReason = Literal["length", "stop", "eos"]
+
+
+class Spells(Protocol):
+    """Writes words that the vocabulary has not: `models.speller.Speller`."""
+
+    def spell(self, seed: int, choice: int, position: int) -> str:
+        """A function of the three numbers alone."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class GenerationParams:
     ignore_eos: bool = False
     """A drawn `<eos>` is written as the boundary and the text goes on."""
     allow_unk: bool = False
+    speller: Spells | None = None
+    """Spells each `<unk>` that is drawn, in its place."""
     seed: int = 0
     choice: int = 0
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -41,9 +50,9 @@ class CompletionText:
         self.stopped = False
         """A stop string was met; no more tokens are to be fed."""
 
-    def feed(self, token_id: int) -> str:
-        """The text that is certain once this token has come."""
-        return self._release(self._decoder.feed(token_id), final=False)
+    def feed(self, token_id: int, spelled: str | None = None) -> str:
+        """The text that is certain once this token has come; spelled: what an `<unk>` stands for."""
+        return self._release(self._decoder.feed(token_id, spelled), final=False)
 
     def finish(self) -> str:
         """The rest, when no more tokens come."""
@@ -89,6 +98,7 @@ class Completion:
         self._text = CompletionText(self._decoder, params.stop)
         self._pieces: list[str] = []
         self._undecoded = 0  # from which token on the text is still to be made
+        self._spelled: dict[int, str] = {}
 
     @property
     def position(self) -> int:
@@ -130,7 +140,7 @@ class Completion:
             self.finish_reason = "eos"
             text = self._text.finish()
         else:
-            text = self._text.feed(token_id)
+            text = self._text.feed(token_id, self.spelled(len(self.token_ids) - 1))
             if self._text.stopped:
                 self.finish_reason = "stop"
             elif len(self.token_ids) >= self.params.max_tokens:
@@ -155,6 +165,14 @@ class Completion:
         elif len(self.token_ids) >= self.params.max_tokens:
             self.finish_reason = "length"
 
+    def spelled(self, index: int) -> str | None:
+        """What stands for token `index`, where that is an `<unk>` to be spelled: the same whenever it is asked for."""
+        if self.params.speller is None or self.token_ids[index] != self.unk_id:
+            return None
+        if index not in self._spelled:
+            self._spelled[index] = self.params.speller.spell(self.params.seed, self.params.choice, self.start + index)
+        return self._spelled[index]
+
     def _ends(self, token_id: int) -> bool:
         return token_id == self.eos_id and not self.params.ignore_eos
 
@@ -162,7 +180,13 @@ class Completion:
         """Make the text of what `accept_all` took."""
         if self._undecoded < len(self.token_ids):
             end = len(self.token_ids) - (self.finish_reason == "eos")
-            self._pieces.append(self._decoder.feed_all(self.token_ids[self._undecoded : end]))
+            if self.params.speller is None:
+                self._pieces.append(self._decoder.feed_all(self.token_ids[self._undecoded : end]))
+            else:
+                self._pieces += [
+                    self._decoder.feed(self.token_ids[index], self.spelled(index))
+                    for index in range(self._undecoded, end)
+                ]
             self._undecoded = len(self.token_ids)
             if self.finish_reason is not None:
                 self._pieces.append(self._text.finish())

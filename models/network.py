@@ -6,10 +6,10 @@ output matrix, S floats of one sequence's state (models/state.py).
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.state import StateLayout
 
@@ -85,6 +85,23 @@ class LayerWeights(NamedTuple):
     hidden_bias: Tensor
 
 
+class Noise(Protocol):
+    """What training does to values on their way through the network (training/regularisation.py)."""
+
+    def embeddings(self, x: Tensor, token_ids: Tensor) -> Tensor:
+        """x: (B, T, E), of token_ids: (B, T)."""
+
+    def connections(self, x: Tensor, depth: int) -> Tensor:
+        """x: (B, T, width), what layer `depth` is about to get; depth L: what the last one has given."""
+
+    def recurrent(self, from_hidden: Tensor) -> Tensor:
+        """from_hidden: (G * H, H), a layer's recurrent weights."""
+
+
+_RUN_LAYER: dict[Cell, Any] = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}
+"""torch's fused layers, which nn.LSTM and its kin call, with weights that need not be parameters."""
+
+
 class LanguageModel(nn.Module):
     """Embedding -> stack of recurrent layers -> optional projection -> logits.
 
@@ -114,22 +131,44 @@ class LanguageModel(nn.Module):
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         return [LayerWeights(*(layer.get_parameter(name) for name in names)) for layer in self.layers]
 
-    def features(self, token_ids: Tensor, state: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    def features(self, token_ids: Tensor, state: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """What the output matrix is multiplied with, and the state after the last token.
 
-        token_ids: (B, T), int64. state: (B, S), float32. dropout: probability of zeroing an entry of the non-recurrent
-        connections (Zaremba et al. 2014, figure 2); 0 everywhere but in training.
+        token_ids: (B, T), int64. state: (B, S), float32. noise: in training alone.
         Returns (B, T, P) and (B, S).
         """
         x = self.embedding(token_ids) * self.config.embedding_size**0.5  # (B, T, E)
-        layers = []
-        for layer, initial in zip(self.layers, self.config.state_layout.split(state), strict=True):
-            x = F.dropout(x, dropout, training=dropout > 0)
-            h0c0 = tuple(part.unsqueeze(0).contiguous() for part in initial)  # torch wants (1, B, H)
-            x, final = layer(x, h0c0 if len(h0c0) == 2 else h0c0[0])
-            layers.append(tuple(part.squeeze(0) for part in (final if isinstance(final, tuple) else (final,))))
-        x = F.dropout(x, dropout, training=dropout > 0)
-        return self.projection(x), self.config.state_layout.join(layers).float()
+        if noise:
+            x = noise.embeddings(x, token_ids)
+        finals = []
+        for depth, (weights, initial) in enumerate(
+            zip(self.layer_weights(), self.config.state_layout.split(state), strict=True)
+        ):
+            if noise:
+                x = noise.connections(x, depth)
+                weights = weights._replace(from_hidden=noise.recurrent(weights.from_hidden))
+            x, final = self._run_layer(x, weights, initial)
+            finals.append(final)
+        if noise:
+            x = noise.connections(x, len(finals))
+        return self.projection(x), self.config.state_layout.join(finals).float()
+
+    def _run_layer(
+        self, x: Tensor, weights: LayerWeights, initial: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x: (B, T, inputs) -> h of each token, (B, T, H), and the layer's last state, (B, H) each."""
+        before = tuple(part.unsqueeze(0).contiguous() for part in initial)  # torch wants (1, B, H)
+        options = {
+            "has_biases": True,
+            "num_layers": 1,
+            "dropout": 0.0,
+            "train": torch.is_grad_enabled(),
+            "bidirectional": False,
+            "batch_first": True,
+        }
+        run = _RUN_LAYER[self.config.cell]
+        x, *final = run(x, before if len(before) == 2 else before[0], list(weights), **options)
+        return x, tuple(part.squeeze(0) for part in final)
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., P) -> (..., V), unnormalised."""

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.tokenizer import Tokenizer
+from models.speller import Speller
+from models.tokenizer import Level, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,23 @@ class Begun:
     consumed: str = ""
     after_space: bool = False
     """Nothing or white space stands before the next token."""
+
+
+@dataclass(frozen=True)
+class UnknownWords:
+    """Words that a speller knows how to write. mass: probability of all that begin as asked; words: some of them."""
+
+    mass: float
+    words: list[tuple[str, float]]
+
+
+def spelled_words(speller: Speller, unk_probability: float, begun: Begun, level: Level, top: int) -> UnknownWords:
+    """Words outside the vocabulary that complete what has been begun. unk_probability: that of `<unk>` there."""
+    lead = begun.lead if level == "word" else ""
+    mass, spellings = speller.completions(lead + (begun.completing or ""), top)
+    words = [(spelling.removeprefix(lead), unk_probability * math.exp(logprob)) for spelling, logprob in spellings]
+    whole = [(word, probability) for word, probability in words if all(map(is_word_character, word))]
+    return UnknownWords(unk_probability * math.exp(mass), whole)
 
 
 def split_begun(tokenizer: Tokenizer, text: str, at_start: bool = True) -> Begun:
@@ -83,19 +101,23 @@ class WordIndex:
         for special in (tokenizer.unk_id, tokenizer.eos_id):
             surfaces[special] = ""
         self._words = sorted({surface for surface in surfaces if surface})
-        number = {word: i for i, word in enumerate(self._words)}
+        self._number = number = {word: i for i, word in enumerate(self._words)}
         self._has_space = torch.tensor([token.startswith(" ") for token in tokenizer.tokens])
         self._forms_differ = tokenizer.level == "word"
         # One column more than there are words takes what is never offered.
         self._groups = torch.tensor([number.get(surface, len(number)) for surface in surfaces])
         self._is_word = torch.tensor([is_word_character(word[0]) for word in self._words], dtype=torch.bool)
 
-    def find(self, logprobs: Tensor, begun: Begun, top: int, punctuation: bool) -> NextWords:
+    def find(
+        self, logprobs: Tensor, begun: Begun, top: int, punctuation: bool, unknown: UnknownWords | None = None
+    ) -> NextWords:
         """The `top` likeliest words under a next-token distribution. logprobs: (V,), nats.
 
-        Probabilities are over all tokens; when completing, they are renormalised over the words that begin so.
+        Probabilities are over all tokens; when completing, they are renormalised over the words that begin so, those
+        that are not in the vocabulary among them where `unknown` tells of some.
         """
         probabilities = logprobs.cpu().double().exp()
+        unknown = unknown or UnknownWords(0.0, [])
         if begun.completing is None:
             masses = self._masses(probabilities)
             masses = masses if punctuation else masses * self._is_word
@@ -107,11 +129,15 @@ class WordIndex:
             offered = self._masses(written)[completions]
             if not offered.any():
                 offered = self._masses(probabilities)[completions]
+            total = float(offered.sum()) + unknown.mass or 1.0
             masses = torch.zeros(len(self._words), dtype=torch.float64)
-            masses[completions] = offered / offered.sum().clamp_min(1e-300)
+            masses[completions] = offered / total
+            unknown = UnknownWords(unknown.mass, [(word, mass / total) for word, mass in unknown.words])
         best = masses.topk(min(top, len(masses)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return NextWords([(self._words[i], probability) for i, probability in pairs if probability > 0])
+        found = [(self._words[i], probability) for i, probability in pairs if probability > 0]
+        found += [(word, mass) for word, mass in unknown.words if word not in self._number]
+        return NextWords(sorted(found, key=lambda pair: -pair[1])[:top])
 
     def _masses(self, probabilities: Tensor) -> Tensor:
         """Probability of each word, from those of the tokens that are its forms."""

@@ -235,11 +235,14 @@ class TextDecoder:
         self.at_start = at_start
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def feed(self, token_id: int) -> str:
-        """The text that `token_id` completes; may be empty."""
+    def feed(self, token_id: int, spelled: str | None = None) -> str:
+        """The text that `token_id` completes; may be empty. spelled: what an `<unk>` stands for, if that is known."""
         surface = self._tokenizer.token_bytes[token_id]
         is_eos = token_id == self._tokenizer.eos_id
         adds_space = not is_eos and (self._tokenizer.level == "split" or token_id == self._tokenizer.unk_id)
+        if spelled is not None:
+            adds_space = self._tokenizer.level == "split"
+            surface = (" " * adds_space + spelled).encode()
         if self.at_start and adds_space:
             surface = surface.removeprefix(b" ")
         self.at_start = is_eos or surface[-1:].isspace()

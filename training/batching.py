@@ -6,6 +6,14 @@ one window to the next.
     stream 0   a b c d | e f g h |      inputs of step 0: a b c d     targets: b c d e
     stream 1   i j k l | m n o p |                        i j k l              j k l m
 
+Where the gradient stops, `truncation`:
+
+- fixed: after `bptt_length` tokens, at the windows' edges.
+- variable: the windows of an epoch differ in length, normally distributed around `bptt_length`, now and then around
+  half of it (Merity et al. 2018, section 5), so that other tokens come to stand at the edges.
+- randomised: inside a window too, at chance, the gradients that pass there being scaled up, so that their mean is that
+  of the whole window (Tallec & Ollivier 2017, "Unbiasing Truncated Backpropagation Through Time"); the trainer's work.
+
 Random windows: the stream is cut into windows at a random offset, the windows come in random order, and each starts
 from the zero state, at the `<eos>` before it where one is less than a window away.
 """
@@ -17,6 +25,10 @@ import torch
 from torch import Tensor
 
 Partition = Literal["sequential", "random"]
+Truncation = Literal["fixed", "variable", "randomised"]
+
+LENGTH_DEVIATION, SHORT_SHARE = 5.0, 0.05
+"""Of variable windows: standard deviation in tokens, and how many are drawn around half the length."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ class Batches:
         partition: Partition,
         reset_probability: float,
         seed: int,
+        truncation: Truncation = "fixed",
     ) -> None:
         """ids: (N,), any integer type. Raises `ValueError` when N is too small for one window."""
         self._ids = torch.cat([torch.tensor([eos_id], dtype=ids.dtype), ids])  # the first token is predicted too
@@ -58,6 +71,7 @@ class Batches:
         self._partition = partition
         self._reset_probability = reset_probability
         self._seed = seed
+        self._varies = truncation == "variable" and partition == "sequential"
         span = len(self._ids) - 1 - bptt_length  # an epoch must fit at every offset below bptt_length
         self.batches_per_epoch = span // (batch_size * bptt_length)
         if self.batches_per_epoch < 1:
@@ -69,18 +83,21 @@ class Batches:
         self._begins = begins  # where a window can begin with <eos>; the first one is at 0
         # In running text, with hardly an <eos>, rows would leave for the same few windows, and learn them by heart.
         self._boundaries_are_many = len(begins) * bptt_length * 8 >= len(ids)
-        self._order: tuple[int, int, Tensor] | None = None
+        self._drawn: tuple[int, _Epoch] | None = None
 
     @property
     def tokens_per_batch(self) -> int:
+        """The mean, where windows vary."""
         return self._batch_size * self._bptt_length
 
     def __getitem__(self, step: int) -> Batch:
         epoch, index = divmod(step, self.batches_per_epoch)
-        offset, order = self._epoch(epoch)
+        drawn = self._epoch(epoch)
         rows, length = self._batch_size, self._bptt_length
         if self._partition == "sequential":
-            starts = offset + torch.arange(rows) * (self.batches_per_epoch * length) + index * length
+            first, end = drawn.edges[index : index + 2].tolist()
+            starts = drawn.offset + torch.arange(rows) * (self.batches_per_epoch * length) + first
+            length = end - first
             leaves, begins = self._excursions(step)
             fresh = leaves.clone()
             if index == 0:
@@ -88,9 +105,9 @@ class Batches:
             if self._boundaries_are_many:
                 if index:
                     fresh |= self._excursions(step - 1)[0]
-                starts = torch.where(leaves, begins, starts)
+                starts = torch.where(leaves, begins.clamp_max(len(self._ids) - 1 - length), starts)
         else:
-            starts = offset + order[index * rows : (index + 1) * rows] * length
+            starts = drawn.offset + drawn.order[index * rows : (index + 1) * rows] * length
             begins = self._begins[torch.searchsorted(self._begins, starts, right=True) - 1]
             starts = torch.where(starts - begins < length, begins, starts)
             fresh = torch.ones(rows, dtype=torch.bool)
@@ -104,14 +121,29 @@ class Batches:
         chosen = torch.randint(len(self._begins), (self._batch_size,), generator=generator)
         return leaves, self._begins[chosen]
 
-    def _epoch(self, epoch: int) -> tuple[int, Tensor]:
-        """Offset of the epoch's first window, and the order of its windows."""
-        if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(mix(self._seed, 1, epoch))
-            offset = int(torch.randint(self._bptt_length, (), generator=generator)) if epoch else 0
-            order = torch.randperm(self.batches_per_epoch * self._batch_size, generator=generator)
-            self._order = (epoch, offset, order)
-        return self._order[1:]
+    def _epoch(self, number: int) -> "_Epoch":
+        if self._drawn is None or self._drawn[0] != number:
+            generator = torch.Generator().manual_seed(mix(self._seed, 1, number))
+            count, length = self.batches_per_epoch, self._bptt_length
+            offset = int(torch.randint(length, (), generator=generator)) if number else 0
+            order = torch.randperm(count * self._batch_size, generator=generator)
+            lengths = torch.full((count,), float(length), dtype=torch.float64)
+            if self._varies:
+                lengths = torch.where(torch.rand(count, generator=generator) < SHORT_SHARE, length / 2, lengths)
+                lengths += LENGTH_DEVIATION * torch.randn(count, dtype=torch.float64, generator=generator)
+                lengths.clamp_(min(5, length), 2 * length)
+            ends = (lengths.cumsum(0) * (count * length / lengths.sum())).round().long()  # together as long as ever
+            self._drawn = (number, _Epoch(offset, torch.cat([torch.zeros(1, dtype=torch.int64), ends]), order))
+        return self._drawn[1]
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """offset: of the first window. edges: (batches + 1,), of windows in each stream. order: of random windows."""
+
+    offset: int
+    edges: Tensor
+    order: Tensor
 
 
 def mix(*numbers: int) -> int:

@@ -7,8 +7,9 @@ FIGURES_NOTE = """\
 Reset `never`: each file is one stream from the zero state and `<eos>`, the state carried to the end. Reset `line`: each
 line on its own, from `<eos>` to `<eos>`, as `POST /score` does it. Perplexity per token: exp(nats / predicted tokens),
 `<eos>` and `<unk>` included. Perplexity per word: exp(nats / (whitespace-separated words + predicted `<eos>`)). Bits
-per character: nats / (ln 2 × code points of the text). An `<unk>` is charged as the symbol, not as its spelling. All in
-float32, with the weights as they are stored here."""
+per character: nats / (ln 2 × code points of the text), where an `<unk>` is charged as the symbol alone; open: its
+spelling too, by the checkpoint's speller. 5-gram: what counting alone reaches on the same tokens, by interpolated
+modified Kneser-Ney smoothing of the same training text. All in float32, with the weights as they are stored here."""
 
 
 def render_card(about: Mapping[str, Any]) -> str:
@@ -69,6 +70,7 @@ def _model_rows(about: Mapping[str, Any]) -> list[tuple[str, ...]]:
         ("network", f"embedding {network['embedding_size']}, {network['cell']} {network['hidden_sizes']}{projection}"),
         ("output matrix", output),
         ("parameters", f"{about['parameters']:,}"),
+        *([("speller", f"{about['speller_parameters']:,} parameters")] if about.get("speller_parameters") else []),
         ("stored as", f"{about['storage']}, {about['weights_bytes'] / 1e6:.2f} MB"),
         ("training", f"{about['steps']:,} steps, {about['tokens_seen']:,} tokens ({about['epochs']:.1f} epochs)"),
         ("best at", f"step {about['best_step']:,}, by validation"),
@@ -85,7 +87,9 @@ def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
         ("perplexity per token", ">"),
         ("perplexity per word", ">"),
         ("bits per character", ">"),
+        ("open bits per character", ">"),
         ("nats per character", ">"),
+        ("5-gram perplexity per token", ">"),
         ("predicted tokens", ">"),
         ("unknown", ">"),
     ]
@@ -96,7 +100,9 @@ def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
             number(row["perplexity"], 2),
             number(row["perplexity_per_word"], 2),
             number(row["bits_per_character"], 4),
+            number(row.get("open_bits_per_character"), 4),
             number(row["nats_per_character"], 4),
+            number(row.get("ngram_perplexity"), 2),
             f"{row['tokens']:,}",
             f"{row['oov_rate'] or 0:.2%}",
         )

@@ -1,8 +1,13 @@
 """The command line: arguments to functions, results to the terminal. It computes nothing itself."""
 
 import json
+import math
 import shlex
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,21 +15,28 @@ import torch
 import typer
 from rich.console import Console
 
-from models.checkpoint import CheckpointError, Storage, load_checkpoint
+from models.checkpoint import SPELLER, CheckpointError, Storage, add_speller, load_checkpoint
 from models.network import Cell
-from models.tokenizer import Boundary, Level
-from training.batching import Partition
-from training.corpus import CorpusConfig, CorpusError, Part, find_files, read_text
+from models.tokenizer import Boundary, Level, Tokenizer
+from training.batching import Partition, Truncation
+from training.comparison import average_checkpoints, diverged, suggest_rate, summarise
+from training.config import Precision
+from training.corpus import CorpusConfig, CorpusError, Part, find_files, read_text, tokenize
 from training.defaults import choose_corpus, describe
-from training.display import TrainingDisplay, clock, counting, tracking
+from training.display import TrainingDisplay, clock, counting, curves, sample_line, stepping, tracking
+from training.distributed import Group, join_group
 from training.evaluate import Reset, evaluate_texts, lines_of
-from training.export import add_figures, export_run
-from training.plots import PlotError, plot_run, plot_zipf
+from training.export import add_figures, export_run, ngram_perplexities, trained_speller
+from training.gradient_flow import KINDS, measure_flows
+from training.initialisation import Initialisation
+from training.optimisation import Averaging, Optimizer, Schedule
+from training.plots import PlotError, plot_comparison, plot_flows, plot_range, plot_run, plot_zipf
 from training.recipe import Recipe, RecipeError, override, read_recipe
 from training.run import Run, RunError, check_writable, open_run, prepare_run
+from training.speller import held_out_types, train_speller, unknown_words
 from training.stats import measure
-from training.tables import print_figures, print_plan, print_statistics
-from training.trainer import Precision, TrainingError
+from training.tables import print_comparison, print_figures, print_flows, print_plan, print_statistics
+from training.trainer import Report, TrainingError
 
 INTERRUPTED = 130
 
@@ -45,7 +57,11 @@ Texts = Annotated[list[Path] | None, typer.Argument(help="Text files, or folders
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores unless given.")]
 Device = Annotated[str, typer.Option(help="cpu, or cuda on a machine with a GPU.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard, too.")]
 StorageOption = Annotated[Storage | None, typer.Option(help="How the weights are stored: int8 is smallest.")]
+
+
+_NOISE = "Regularisation"
 
 
 def option(help: str, panel: str, *names: str, **settings: Any) -> Any:  # noqa: A002
@@ -61,6 +77,7 @@ def train(
     data: Annotated[Path | None, typer.Option(help="The folder that the recipe's paths start from.")] = None,
     run: Annotated[Path | None, typer.Option(help="The run directory; runs/NAME unless given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Delete a run of the same name and start anew.")] = False,
+    tensorboard: TensorBoard = False,
     threads: Threads = None,
     device: Device = "cpu",
     valid: Annotated[list[Path] | None, option("Validation text; never trained on. Repeatable.", "Text")] = None,
@@ -87,18 +104,34 @@ def train(
     max_minutes: Annotated[float | None, option("Fit the schedule into this much time.", "Training")] = None,
     batch_size: Annotated[int | None, option("Windows side by side.", "Training")] = None,
     bptt_length: Annotated[int | None, option("Tokens in a window, where the gradient stops.", "Training")] = None,
+    truncation: Annotated[Truncation | None, option("Where the gradient stops.", "Training")] = None,
     partition: Annotated[Partition | None, option("Carry the state on, or start windows anew.", "Training")] = None,
     reset_probability: Annotated[float | None, option("Share of windows from the zero state.", "Training")] = None,
-    dropout: Annotated[float | None, option("Share of non-recurrent connections cut.", "Training")] = None,
+    initialisation: Annotated[Initialisation | None, option("Of recurrent layers.", "Training")] = None,
+    forget_bias: Annotated[float | None, option("Of an LSTM's forget gates, at first.", "Training")] = None,
+    optimizer: Annotated[Optimizer | None, option("What makes steps of gradients.", "Training")] = None,
     learning_rate: Annotated[float | None, option("At the top of its schedule.", "Training")] = None,
+    schedule: Annotated[Schedule | None, option("Of the learning rate.", "Training")] = None,
     warmup_steps: Annotated[int | None, option("Until the learning rate is there.", "Training")] = None,
-    weight_decay: Annotated[float | None, option("AdamW's, on matrices.", "Training")] = None,
+    weight_decay: Annotated[float | None, option("AdamW's on matrices; SGD's on all.", "Training")] = None,
     clip_norm: Annotated[float | None, option("Longest gradient.", "Training")] = None,
+    sampled_softmax: Annotated[int | None, option("Types in place of a large vocabulary.", "Training")] = None,
+    full_softmax_from: Annotated[float | None, option("Share of the schedule that they serve.", "Training")] = None,
+    averaging: Annotated[Averaging | None, option("Of the weights; exported instead of them.", "Training")] = None,
+    average_decay: Annotated[float | None, option("Of the exponential average, by step.", "Training")] = None,
     precision: Annotated[Precision | None, option("Of matrix products.", "Training")] = None,
     validate_every: Annotated[int | None, option("Steps between validations.", "Training")] = None,
     patience: Annotated[int | None, option("Validations without improvement before the end.", "Training")] = None,
     checkpoint_every: Annotated[int | None, option("Steps that a kill -9 loses at most.", "Training")] = None,
     seed: Annotated[int | None, option("Of weights, windows and dropout; 0 unless given.", "Training")] = None,
+    dropout: Annotated[float | None, option("Share of non-recurrent connections cut.", _NOISE)] = None,
+    input_dropout: Annotated[float | None, option("The same, before the first layer.", _NOISE)] = None,
+    output_dropout: Annotated[float | None, option("The same, after the last layer.", _NOISE)] = None,
+    locked: Annotated[bool | None, option("One mask for all tokens of a window.", _NOISE)] = None,
+    word_dropout: Annotated[float | None, option("Share of word types left out.", _NOISE)] = None,
+    dropconnect: Annotated[float | None, option("Share of recurrent weights cut.", _NOISE)] = None,
+    activation_l2: Annotated[float | None, option("Penalty on activations (AR).", _NOISE)] = None,
+    temporal_l2: Annotated[float | None, option("Penalty on their changes (TAR).", _NOISE)] = None,
     storage: Annotated[Storage | None, option("How the checkpoint's weights are stored.", "Export")] = None,
 ) -> None:
     """Train a model and export it. What is not given is chosen from the text.
@@ -120,10 +153,16 @@ def train(
         },
         "training": {
             "steps": steps, "max_minutes": max_minutes, "batch_size": batch_size, "bptt_length": bptt_length,
-            "partition": partition, "reset_probability": reset_probability, "dropout": dropout,
-            "learning_rate": learning_rate, "warmup_steps": warmup_steps, "weight_decay": weight_decay,
-            "clip_norm": clip_norm, "precision": precision, "validate_every": validate_every, "patience": patience,
-            "checkpoint_every": checkpoint_every, "seed": seed,
+            "truncation": truncation, "partition": partition, "reset_probability": reset_probability,
+            "initialisation": initialisation, "forget_bias": forget_bias, "optimizer": optimizer,
+            "learning_rate": learning_rate, "schedule": schedule,
+            "warmup_steps": warmup_steps, "weight_decay": weight_decay, "clip_norm": clip_norm,
+            "sampled_softmax": sampled_softmax, "full_softmax_from": full_softmax_from,
+            "averaging": averaging, "average_decay": average_decay, "precision": precision,
+            "validate_every": validate_every, "patience": patience, "checkpoint_every": checkpoint_every, "seed": seed,
+            "dropout": dropout, "input_dropout": input_dropout, "output_dropout": output_dropout, "locked": locked,
+            "word_dropout": word_dropout, "dropconnect": dropconnect, "activation_l2": activation_l2,
+            "temporal_l2": temporal_l2,
         },
         "export": {"storage": storage},
     }  # fmt: skip
@@ -135,16 +174,20 @@ def train(
     directory = run or Path("runs") / out.name
     _use_machine(threads, device)
     check_writable([out.parent, directory.parent])
-    command = "python -m training " + shlex.join(sys.argv[1:])
-    prepared = prepare_run(directory, asked, data or Path(), command, out, force, tracking(console, "tokenizing"))
-    print_plan(console, prepared)
-    _train_and_export(prepared, out, device, resumed=False)
+    with _group(device) as group:
+        if group.is_first:
+            command = "python -m training " + shlex.join(sys.argv[1:])
+            run_ = prepare_run(directory, asked, data or Path(), command, out, force, tracking(console, "tokenizing"))
+            print_plan(console, run_)
+        group.wait()
+        _train_and_export(open_run(directory), out, group, resumed=False, tensorboard=tensorboard)
 
 
 @app.command()
 def resume(
     run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/book.")],
     out: Annotated[Path | None, typer.Option(help="The checkpoint to write; that of `train` unless given.")] = None,
+    tensorboard: TensorBoard = False,
     threads: Threads = None,
     device: Device = "cpu",
 ) -> None:
@@ -153,7 +196,8 @@ def resume(
     out = out or Path(opened.config.out or Path("checkpoints") / run.resolve().name)
     _use_machine(threads, device)
     check_writable([out.parent, run])
-    _train_and_export(opened, out, device, resumed=True)
+    with _group(device) as group:
+        _train_and_export(opened, out, group, resumed=True, tensorboard=tensorboard)
 
 
 @app.command()
@@ -192,13 +236,46 @@ def evaluate(
     if reset == "line":
         total = total and sum(len(line) + 1 for text in contents for line in lines_of(text))
     with counting(errors, "evaluating", total) as advance:
-        figures = evaluate_texts(loaded.model, loaded.tokenizer, contents, reset, advance)
+        figures = evaluate_texts(loaded.model, loaded.tokenizer, contents, reset, advance, loaded.speller)
     if as_json:
         typer.echo(json.dumps({"checkpoint": loaded.name, "reset": reset} | figures.to_json()))
     else:
         print_figures(console, {f"{loaded.name}, reset {reset}": figures.to_json()})
     if card is not None:
         add_figures(checkpoint, card, figures, reset)
+
+
+@app.command()
+def speller(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of level word or split, e.g. checkpoints/book.")],
+    texts: Annotated[list[Path], typer.Argument(help="The training text: what its vocabulary left out is learned.")],
+    unwrap: Annotated[bool, typer.Option("--unwrap", help="Join lines wrapped at a fixed width.")] = False,
+    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    threads: Threads = None,
+) -> None:
+    """Teach a checkpoint that has no speller how words outside its vocabulary are written; `train` does so by itself.
+
+    Then every string has a probability (`logprob_open`), and /generate and /next can write words they never saw.
+    """
+    _use_machine(threads)
+    loaded = load_checkpoint(checkpoint)
+    if loaded.tokenizer.level not in ("word", "split"):
+        raise RecipeError(f"{checkpoint}: level {loaded.tokenizer.level} has no words to spell")
+    contents = [read_text(file, unwrap) for file in find_files(texts)]
+    types = list(unknown_words(tracking(console, "looking for unknown words")(contents), loaded.tokenizer))
+    console.print(f"{len(types):,} types are outside the vocabulary", highlight=False)
+    with stepping(console, "learning to spell") as on_step:
+        taught = train_speller(types, seed, on_step)
+    held_out = held_out_types(types)
+    bits = -sum(taught.logprobs(held_out)) / math.log(2)
+    characters = sum(len(spelling) + 1 for spelling in held_out)
+    add_speller(checkpoint, taught)
+    console.print(
+        f"{bits / characters:.3f} bits per character of {len(held_out):,} types held out, ends included",
+        highlight=False,
+    )
+    console.print("it would write:" + "".join(f" {taught.spell(0, 0, i).strip()}" for i in range(20)), highlight=False)
+    console.print(f"wrote {checkpoint / SPELLER}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -226,6 +303,117 @@ def stats(
     if plot is not None:
         plot_zipf(frequencies, statistics.zipf_exponent, statistics.zipf_constant, plot)
         errors.print(f"wrote {plot}", highlight=False)
+
+
+@app.command("gradient-flow")
+def gradient_flow(
+    texts: Annotated[list[Path], typer.Argument(help="Text files, or folders of them, read by characters.")],
+    out: Annotated[Path, typer.Option(help="Where the figures go; the picture beside them.")] = Path(
+        "gradient-flow.json"
+    ),
+    cells: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(KINDS),
+    hidden_size: Annotated[int, typer.Option(min=1, help="Units of the layer.")] = 128,
+    distance: Annotated[int, typer.Option(min=2, help="Tokens to look back.")] = 100,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Training steps of each network; 0: look at the first alone.")
+    ] = 300,
+    initialisation: Annotated[Initialisation, typer.Option(help="Of the layer's matrices.")] = "uniform",
+    forget_bias: Annotated[float, typer.Option(help="Of the LSTM's forget gate.")] = 3.0,
+    threads: Threads = None,
+) -> None:
+    """Why gradients vanish or explode: what the loss of a token feels of the state so many tokens before it."""
+    _use_machine(threads)
+    kinds = [kind for kind in KINDS if kind in cells.split(",")]
+    if len(kinds) != len(cells.split(",")):
+        raise RecipeError(f"--cells: {cells!r}: known are {', '.join(KINDS)}")
+    contents = [read_text(file) for file in find_files(texts)]
+    tokenizer = Tokenizer.train(contents, "char", "document")
+    ids = tokenize(contents, tokenizer).ids
+    if len(ids) < 10 * distance:
+        raise CorpusError(f"{len(ids)} characters are too few to look back {distance}; give some thousand")
+    with stepping(errors, "training") as on_step:
+        flows = measure_flows(
+            ids, len(tokenizer), kinds, hidden_size, distance, steps, initialisation, forget_bias, on_step
+        )
+    rows = [flow.to_json() for flow in flows]
+    out.write_text(json.dumps({"hidden_size": hidden_size, "flows": rows}, indent=1) + "\n", encoding="utf-8")
+    print_flows(console, rows)
+    picture = out.with_suffix(".png")
+    plot_flows(rows, picture)
+    console.print(f"wrote {out} and {picture}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, e.g. runs/*.")],
+    plot: Annotated[Path | None, typer.Option(help="Draw their validation curves into this PNG file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Runs side by side, best first."""
+    summaries = [summarise(run) for run in runs]
+    if as_json:
+        typer.echo(json.dumps([summary.to_json() for summary in summaries]))
+    else:
+        print_comparison(console, summaries)
+    if plot is not None:
+        plot_comparison({s.name: [(minutes, nats) for _, minutes, nats in s.valid] for s in summaries}, plot)
+        errors.print(f"wrote {plot}", highlight=False)
+
+
+@app.command()
+def average(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints of one network and one vocabulary.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write.")],
+) -> None:
+    """Write the mean of the weights of checkpoints, often better than the best of them."""
+    averaged = average_checkpoints(checkpoints, out)
+    console.print(f"wrote {out}, the mean of {len(checkpoints)} checkpoints ({averaged.storage})", highlight=False)
+
+
+@app.command("lr-range")
+def lr_range(
+    texts: Texts = None,
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file, as for `train`.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder that the recipe's paths start from.")] = None,
+    highest: Annotated[float, typer.Option(help="Learning rate at the end.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=20, help="Steps to get there.")] = 200,
+    plot: Annotated[Path | None, typer.Option(help="Draw the loss against the rate into this PNG file.")] = None,
+    threads: Threads = None,
+) -> None:
+    """Which learning rate to take: raise it until the loss flies off, and see where it falls fastest."""
+    _use_machine(threads)
+    given = {"corpus": {"train": _names(texts)}} if texts else {}
+    test = {"schedule": "range", "steps": steps, "learning_rate": highest, "averaging": "none", "sampled_softmax": 0}
+    asked = override(override(read_recipe(recipe) if recipe else Recipe(), given), {"training": test})
+    asked = replace(asked, training={k: v for k, v in asked.training.items() if k != "max_minutes"})
+    reports: list[Report] = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepare_run(
+            Path(folder) / "range", asked, data or Path(), "lr-range", progress=tracking(console, "tokenizing")
+        )
+        trainer = run.trainer()
+        with stepping(errors, "raising the learning rate") as on_step:
+
+            def note(report: Report) -> None:
+                if report.loss_nats is not None:
+                    reports.append(report)
+                    on_step(report.step, steps)
+                    if diverged(reports):
+                        trainer.request_stop()
+
+            with suppress(TrainingError):  # a gradient that is not finite is the end of the test
+                trainer.run(note)
+    suggested = suggest_rate(reports)
+    if plot is not None:
+        losses = [report.loss_nats or 0.0 for report in reports]
+        plot_range([report.learning_rate for report in reports], losses, suggested, plot)
+        errors.print(f"wrote {plot}", highlight=False)
+    if suggested is None:
+        raise TrainingError("the loss never fell: begin lower, with a smaller --highest")
+    console.print(
+        f"the loss falls fastest at {suggested:.1e}; it flew off, or all was tried, at {reports[-1].learning_rate:.1e}",
+        highlight=False,
+    )
 
 
 @app.command()
@@ -262,13 +450,33 @@ def _escape(text: str) -> str:
     return text.replace("[", "\\[")
 
 
-def _train_and_export(run: Run, out: Path, device: str, resumed: bool) -> None:
-    trainer = run.trainer(device)
+@contextmanager
+def _group(device: str) -> Iterator[Group]:
+    """The processes that `torchrun` started, or this one alone; the first one talks."""
+    group = join_group(device)
+    console.quiet = errors.quiet = not group.is_first
+    try:
+        yield group
+    finally:
+        group.leave()
+
+
+def _train_and_export(run: Run, out: Path, group: Group, resumed: bool, tensorboard: bool) -> None:
+    trainer = run.trainer(group)
     if resumed:
         trainer.load()
         console.print(f"continuing {run.directory} after step {trainer.position.step}", highlight=False, soft_wrap=True)
-    with TrainingDisplay(console, run.config.training) as display:
-        position = trainer.run(display.report)
+    with TrainingDisplay(console, run.config.training) as display, curves(run.directory, group, tensorboard) as draw:
+
+        def report(report: Report) -> None:
+            display.report(report)
+            draw(report)
+            if report.valid_nats is not None:
+                display.show(sample_line(trainer.model, run.tokenizer, report.step))
+
+        position = trainer.run(report)
+    if not group.is_first:
+        return
     try:
         plot_run(run.directory)
     except PlotError as error:  # a picture is not worth losing the export for
@@ -286,6 +494,10 @@ def _train_and_export(run: Run, out: Path, device: str, resumed: bool) -> None:
 
 
 def _export(run: Run, out: Path, storage: Storage | None, command: str | None) -> None:
+    with stepping(console, "learning to spell") as on_step:
+        trained_speller(run, on_step)
+    with console.status("counting n-grams"):
+        ngram_perplexities(run)
     total = sum(len(split.ids) for name, split in run.splits.items() if name != "train")
     with counting(console, "evaluating", total) as advance:
         about = export_run(run, out, storage, command, advance)

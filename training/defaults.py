@@ -24,8 +24,8 @@ import torch
 
 from models.network import LanguageModel, NetworkConfig
 from models.tokenizer import Boundary, Level
+from training.config import TrainingConfig
 from training.corpus import CorpusConfig
-from training.trainer import TrainingConfig
 
 SAMPLE_CHARACTERS = 2_000_000
 WORD_LEVEL_CHARACTERS = 5_000_000

@@ -3,11 +3,19 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from training.trainer import Report, TrainingConfig
+from models.generation import GenerationParams, generate
+from models.network import LanguageModel
+from models.sampling import SamplingParams
+from models.tokenizer import Tokenizer
+from training.config import TrainingConfig
+from training.distributed import Group
+from training.run import RunError
+from training.trainer import Report
 
 PLAIN_EVERY = 50
 """Steps between two plain lines."""
@@ -62,6 +70,10 @@ class TrainingDisplay:
         elif report.step % PLAIN_EVERY == 0 or report.step == 1:
             self._print(f"step {report.step:>6}/{self._config.steps}  {figures}  {clock(left)} left")
 
+    def show(self, line: str) -> None:
+        """A line between the others."""
+        self._print(line)
+
     def _seconds_left(self, report: Report) -> float:
         """By the speed of the last steps, or by the clock where the minutes are limited."""
         assert self._speed
@@ -90,6 +102,45 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+SAMPLE_TOKENS = {"char": 80, "bpe": 30, "word": 20, "split": 20}
+
+
+def sample_line(model: LanguageModel, tokenizer: Tokenizer, step: int) -> str:
+    """What the network would write by now, on one line. It takes nothing from torch's generator."""
+    params = GenerationParams(
+        max_tokens=SAMPLE_TOKENS[tokenizer.level], seed=step, ignore_eos=True, sampling=SamplingParams(temperature=0.8)
+    )
+    text, _ = generate(model, tokenizer, "", params)
+    return "             " + " ".join(text.split())
+
+
+@contextmanager
+def curves(directory: Path, group: Group, wanted: bool) -> Iterator[Callable[[Report], None]]:
+    """Takes reports and writes them where TensorBoard looks. Raises `RunError` when it is not installed."""
+    if not wanted or not group.is_first:
+        yield lambda _: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RunError("--tensorboard needs TensorBoard: pip install 'carousel-lm[train]'") from None
+    with SummaryWriter(str(directory / "tensorboard")) as writer:
+
+        def write(report: Report) -> None:
+            values = {
+                "nats/training": report.loss_nats,
+                "nats/validation": report.valid_nats,
+                "learning rate": report.learning_rate,
+                "gradient norm": report.gradient_norm,
+                "tokens per second": report.tokens_per_second,
+            }
+            for name, value in values.items():
+                if value is not None:
+                    writer.add_scalar(name, value, report.step)
+
+        yield write
+
+
 @contextmanager
 def counting(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar that the yielded function moves on by so many; nothing where there is no terminal."""
@@ -97,6 +148,15 @@ def counting(console: Console, what: str, total: int | None) -> Iterator[Callabl
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def stepping(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work that tells how many steps are done, and of how many; nothing where there is no terminal."""
+    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, steps: progress.update(task, completed=done, total=steps)
 
 
 def tracking(console: Console, what: str) -> Callable[[Iterable[str]], Iterable[str]]:

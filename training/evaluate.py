@@ -11,8 +11,8 @@ Neither depends on how files or lines are batched, beyond the rounding of float3
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -20,8 +20,10 @@ from torch import Tensor
 
 from models.network import LanguageModel
 from models.scoring import bits_per_character, perplexity, score_sequences, token_logprobs
+from models.speller import Speller
 from models.tokenizer import Tokenizer
 from training.corpus import Split, tokenize
+from training.speller import unknown_words
 
 Reset = Literal["never", "line"]
 
@@ -37,7 +39,8 @@ class Figures:
 
     logprob: nats, over all predicted tokens. tokens: predicted, every `<eos>` included. sentences: predicted `<eos>`.
     words: whitespace-separated words of the text. characters: code points of the text (reset `line`: without line
-    ends). oov: predicted `<unk>`; oov_logprob: their share of logprob.
+    ends). oov: predicted `<unk>`; oov_logprob: their share of logprob. spelling_logprob: of what each of them stands
+    for; NaN where nobody can spell it.
     """
 
     logprob: float = 0.0
@@ -47,6 +50,7 @@ class Figures:
     characters: int = 0
     oov: int = 0
     oov_logprob: float = 0.0
+    spelling_logprob: float = 0.0
 
     def __add__(self, other: "Figures") -> "Figures":
         return Figures(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -67,6 +71,13 @@ class Figures:
         return bits_per_character(self.logprob, self.characters)
 
     @property
+    def open_bits_per_character(self) -> float | None:
+        """The same, spellings of unknown words included: comparable between models of words, subwords and
+        characters. None where an unknown word has no spelling."""
+        total = self.logprob + self.spelling_logprob
+        return bits_per_character(total, self.characters) if math.isfinite(total) else None
+
+    @property
     def nats_per_character(self) -> float | None:
         return -self.logprob / self.characters if self.characters else None
 
@@ -84,6 +95,7 @@ class Figures:
             "perplexity": _finite(self.perplexity),
             "perplexity_per_word": _finite(self.perplexity_per_word),
             "bits_per_character": self.bits_per_character,
+            "open_bits_per_character": self.open_bits_per_character,
             "nats_per_character": self.nats_per_character,
         }
 
@@ -102,11 +114,23 @@ def evaluate_texts(
     texts: Sequence[str],
     reset: Reset,
     on_tokens: Callable[[int], None] = ignore,
+    speller: Speller | None = None,
 ) -> Figures:
     """Figures over all texts together. on_tokens: told how many tokens have been scored since the last call."""
     if reset == "line":
-        return evaluate_lines(model, tokenizer, [line for text in texts for line in lines_of(text)], on_tokens)
-    return evaluate_split(model, tokenize(texts, tokenizer), tokenizer, on_tokens)
+        lines = [line for text in texts for line in lines_of(text)]
+        figures = evaluate_lines(model, tokenizer, lines, on_tokens)
+    else:
+        figures = evaluate_split(model, tokenize(texts, tokenizer), tokenizer, on_tokens)
+    return spelled(figures, unknown_words(texts, tokenizer), speller)
+
+
+def spelled(figures: Figures, unknown: Mapping[str, int], speller: Speller | None) -> Figures:
+    """Figures that charge the spellings of unknown words. unknown: how often each of them stands in the text."""
+    known = figures.oov == 0 or speller is not None
+    logprobs = speller.logprobs(list(unknown)) if speller and unknown else []
+    total = math.fsum(count * logprob for count, logprob in zip(unknown.values(), logprobs, strict=False))
+    return replace(figures, spelling_logprob=total if known else math.nan)
 
 
 def lines_of(text: str) -> list[str]:

@@ -1,25 +1,31 @@
 """A run's best weights as a checkpoint to serve: quantised, evaluated as stored, and described on a card."""
 
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from models.checkpoint import WEIGHTS, Checkpoint, Storage, load_checkpoint, save_checkpoint, update_about
+from models.checkpoint import SPELLER, WEIGHTS, Checkpoint, Storage, load_checkpoint, save_checkpoint, update_about
 from models.generation import GenerationParams, generate
-from models.network import LanguageModel
+from models.network import LanguageModel, NetworkConfig
 from models.sampling import SamplingParams
+from models.speller import Speller
 from training.card import render_card
 from training.corpus import Split
-from training.evaluate import Figures, Reset, evaluate_split, ignore
+from training.evaluate import Figures, Reset, evaluate_split, ignore, spelled
+from training.ngram import MAX_ORDER, KneserNey
 from training.run import Run, RunError
+from training.speller import can_learn_spelling, train_speller
 from training.trainer import Position, read_position
 
-BEST = "best.safetensors"
+BEST, NGRAM = "best.safetensors", "ngram.json"
 
 SAMPLE_TEMPERATURE = 0.8
 
@@ -40,6 +46,42 @@ def best_model(run: Run) -> LanguageModel:
     return model.eval().requires_grad_(False)
 
 
+def trained_speller(run: Run, on_step: Callable[[int, int], None] | None = None) -> Speller | None:
+    """The speller of the words that the run's vocabulary left out, trained when it is first asked for; None where they
+    are too few to learn from."""
+    path = run.directory / SPELLER
+    if path.is_file():
+        with safe_open(path, framework="pt") as file:
+            model = LanguageModel(NetworkConfig.from_json(json.loads(file.metadata()["network"])))
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(file.get_tensor(name))
+        return Speller(model.eval().requires_grad_(False))
+    types = list(run.unknown.get("train", {}))
+    if not can_learn_spelling(types):
+        return None
+    speller = train_speller(types, run.config.training.seed, on_step)
+    weights = {name: parameter.detach() for name, parameter in speller.model.named_parameters()}
+    save_file(weights, path, {"network": json.dumps(speller.model.config.to_json())})
+    return speller
+
+
+def ngram_perplexities(run: Run) -> dict[str, float]:
+    """By held-out split: perplexity of counting alone (training/ngram.py), computed when it is first asked for."""
+    path = run.directory / NGRAM
+    if not path.is_file():
+        size, eos_id = len(run.tokenizer), run.tokenizer.eos_id
+        counted = KneserNey(run.splits["train"].ids.numpy().astype(np.int64), size, eos_id)
+        held_out = {name: split for name, split in run.splits.items() if name != "train" and len(split.ids)}
+        found = {
+            name: float(np.exp(-counted.logprobs(split.ids.numpy().astype(np.int64)).mean()))
+            for name, split in held_out.items()
+        }
+        path.write_text(json.dumps(found), encoding="utf-8")
+    perplexities: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return perplexities
+
+
 def export_run(
     run: Run,
     out: Path,
@@ -53,16 +95,22 @@ def export_run(
     """
     storage = storage or run.config.storage
     model, tokenizer = best_model(run), run.tokenizer
+    speller = trained_speller(run)
+    counting = ngram_perplexities(run)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / out.name
-        save_checkpoint(directory, model, tokenizer, storage)
+        save_checkpoint(directory, model, tokenizer, storage, speller=speller)
         stored = load_checkpoint(directory)
         weights_bytes = (directory / WEIGHTS).stat().st_size
     splits = {name: split for name, split in run.splits.items() if name != "train" and len(split.ids)}
     figures = {
         {"valid": "validation", "test": "test"}[name]: figures_row(
-            evaluate_split(stored.model, split, tokenizer, on_tokens), "never"
+            spelled(
+                evaluate_split(stored.model, split, tokenizer, on_tokens), run.unknown.get(name, {}), stored.speller
+            ),
+            "never",
         )
+        | {"ngram_order": MAX_ORDER, "ngram_perplexity": counting[name]}
         for name, split in splits.items()
     }
     about = describe_run(run, stored) | {
@@ -73,7 +121,7 @@ def export_run(
         "figures": figures,
         "samples": make_samples(stored),
     }
-    save_checkpoint(out, model, tokenizer, storage, about, render_card(about))
+    save_checkpoint(out, model, tokenizer, storage, about, render_card(about), speller)
     return about
 
 
@@ -96,6 +144,7 @@ def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:
         "boundary": stored.tokenizer.boundary,
         "vocabulary": len(stored.tokenizer),
         "parameters": stored.model.num_parameters(),
+        "speller_parameters": stored.speller.model.num_parameters() if stored.speller else None,
         "network": config.network.to_json(),
         "training": asdict(config.training),
         "corpus_options": asdict(config.corpus),

@@ -1,14 +1,20 @@
-"""Softmax cross-entropy of a linear layer without the (tokens x vocabulary) matrix in memory.
+"""The loss of a window: softmax cross-entropy of a linear layer without the (tokens x vocabulary) matrix in memory.
 
 The gradient of the summed loss with respect to the logits is softmax - onehot, known as soon as the logits are. So the
 forward pass works through the tokens in chunks, turns each chunk of logits into its own gradient in place, multiplies
 it into the gradients of features, weight and bias, and forgets it. The backward pass only scales.
 """
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.network import LanguageModel
+from training.config import TrainingConfig
+from training.regularisation import TrainingNoise
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits held at once: few enough to stay near the caches, many enough for efficient matrix products."""
@@ -57,3 +63,98 @@ def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets
     the loss, so a call costs the backward pass too: to evaluate, use `models.scoring`.
     """
     return _LinearCrossEntropy.apply(features, weight, bias, targets)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class Sampler:
+    """Draws token types to stand in for the whole vocabulary, each by itself, the common ones nearly always.
+
+    The chance of a type falls with its id as Zipf's law has it: ids of a vocabulary are ranks, nearly enough.
+    """
+
+    def __init__(self, vocabulary_size: int, samples: int, device: torch.device) -> None:
+        """samples: types drawn on average, fewer than there are."""
+        shares = 1 / (torch.arange(vocabulary_size, dtype=torch.float64) + 1)
+        low, high = 0.0, 1e12
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (middle, high) if (1 - (-middle * shares).exp()).sum() < samples else (low, middle)
+        self._chances = (1 - (-low * shares).exp()).float().to(device)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """(S',) ids, each once, in order, and how likely each was to be drawn; from torch's generator."""
+        ids = torch.nonzero(torch.rand_like(self._chances) < self._chances)[:, 0]
+        return ids, self._chances[ids]
+
+
+def sampled_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, sampler: Sampler) -> Tensor:
+    """As `linear_cross_entropy`, the normaliser estimated from sampled types, the same for all tokens of the window:
+
+        Z = exp(logit of the target) + sum over sampled types that are not it of exp(logit) / chance of being sampled
+
+    whose mean is the true one (importance sampling, Bengio & Senecal 2003; Jean et al. 2015; Horvitz & Thompson 1952).
+    """
+    sampled, chances = sampler.draw()
+    chosen = torch.cat([targets, sampled])
+    rows = F.embedding(chosen, weight).to(features.dtype)  # its gradient is added up faster than that of an index
+    count = len(targets)
+    right = (features * rows[:count]).sum(1).float() + bias[targets]
+    others = (features @ rows[count:].t()).float() + (bias[sampled] - chances.log())
+    others = others.masked_fill(targets[:, None] == sampled, -math.inf)
+    return (torch.cat([right[:, None], others], dim=1).logsumexp(1) - right).mean()
+
+
+PIECES, PASSES = 4, 0.75
+"""Of a window whose truncation is randomised: pieces between which the gradient may be cut, and how often it is not."""
+
+
+class WindowLoss(nn.Module):
+    """What a window costs. A module of its own, so that wrappers of modules see one call for each step."""
+
+    def __init__(self, model: LanguageModel, config: TrainingConfig, dtype: torch.dtype) -> None:
+        """dtype: of the matrix products."""
+        super().__init__()
+        self.model = model
+        self._config = config
+        self._dtype = dtype
+        size = model.config.vocabulary_size
+        samples = config.sampled_softmax
+        self._sampler = Sampler(size, samples, model.output.weight.device) if 0 < samples < size else None
+
+    def forward(
+        self, inputs: Tensor, targets: Tensor, state: Tensor, sampled: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """inputs, targets: (B, T). state: (B, S). sampled: whether a sampled softmax will do.
+
+        Returns mean nats per token, what regularisation adds to it, and the state after the window, from which no
+        gradient comes back.
+        """
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+            features, penalty, state = self._features(inputs, state)
+        output = self.model.output
+        arguments = features.to(self._dtype).flatten(0, 1), output.weight, output.bias, targets.flatten()
+        if sampled and self._sampler:
+            nats = sampled_cross_entropy(*arguments, self._sampler)
+        else:
+            nats = linear_cross_entropy(*arguments)
+        return nats, penalty, state.detach()
+
+    def _features(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pieces = [inputs]
+        if self._config.truncation == "randomised":
+            pieces = list(torch.split(inputs, max(1, inputs.shape[1] // PIECES), dim=1))
+        features, penalties = [], []
+        for number, piece in enumerate(pieces):
+            if number:
+                state = _passed_at_chance(state)
+            noise = TrainingNoise(self._config, len(self.model.config.hidden_sizes))
+            made, state = self.model.features(piece, state, noise)
+            features.append(made)
+            penalties.append(noise.penalty * piece.shape[1] / inputs.shape[1])
+        return torch.cat(features, dim=1) if len(features) > 1 else features[0], torch.stack(penalties).sum(), state
+
+
+def _passed_at_chance(state: Tensor) -> Tensor:
+    """The state as it is; its gradient cut for some rows, and for the others as much larger as the mean asks for."""
+    passes = torch.empty(len(state), 1, device=state.device).bernoulli_(PASSES) / PASSES
+    cut = state.detach()
+    return cut + passes * (state - cut)

@@ -7,6 +7,8 @@ from typing import Any
 
 CURVE = "curve.png"
 
+COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:gray")
+
 
 class PlotError(RuntimeError):
     """No picture could be made."""
@@ -73,6 +75,51 @@ def plot_run(directory: Path) -> Path:
     return path
 
 
+def plot_comparison(curves: dict[str, Sequence[tuple[float, float]]], path: Path) -> None:
+    """Validation loss of several runs. curves: by name, (minutes, nats per token)."""
+    figure, axes = _figure()
+    for name, points in curves.items():
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=".", label=name)
+    best = [nats for points in curves.values() for _, nats in points]
+    if best:
+        axes.set_ylim(min(best) - 0.05, min(max(best), min(best) + 2.0))
+    axes.set(xlabel="minutes of training", ylabel="validation, nats per token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def plot_range(rates: Sequence[float], losses: Sequence[float], suggested: float | None, path: Path) -> None:
+    """Loss against learning rate, of a range test."""
+    figure, axes = _figure()
+    axes.semilogx(rates, losses, color="tab:blue", alpha=0.25)
+    axes.semilogx(rates, smooth(losses), color="tab:blue", label="smoothed")
+    if suggested is not None:
+        axes.axvline(suggested, color="tab:red", ls=":", label=f"falls fastest at {suggested:.1e}")
+    axes.set(xlabel="learning rate", ylabel="nats per token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def plot_flows(flows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Gradient norms against distance on a logarithmic axis: dashed at initialisation, solid when trained."""
+    figure, axes = _figure()
+    colors = dict(zip(dict.fromkeys(flow["kind"] for flow in flows), COLORS, strict=False))
+    for flow in flows:
+        trained = flow["steps"] > 0
+        label = f"{flow['kind']}, {'trained' if trained else 'at initialisation'}"
+        if flow["forget_bias"] is not None and not trained:
+            label += f" (forget bias {flow['forget_bias']:g})"
+        values = [norm if norm > 0 else float("nan") for norm in flow["norms"]]
+        axes.semilogy(values, "-" if trained else "--", color=colors[flow["kind"]], label=label)
+    axes.set(xlabel="distance from the predicted token, in tokens", ylabel="norm of dL/dh")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    _save(figure, path)
+
+
 def plot_zipf(counts: Sequence[int], exponent: float, constant: float, path: Path) -> None:
     """Frequency against rank on logarithmic axes, with the fitted line. counts: descending."""
     figure, axes = _figure(7, 5)
@@ -83,6 +130,10 @@ def plot_zipf(counts: Sequence[int], exponent: float, constant: float, path: Pat
     axes.set(xlabel="rank", ylabel="frequency")
     axes.grid(alpha=0.3)
     axes.legend()
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:

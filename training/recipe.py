@@ -18,8 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.checkpoint import Storage
 from models.network import NetworkConfig
+from training.config import TrainingConfig
 from training.corpus import CorpusConfig
-from training.trainer import TrainingConfig
 
 DEFAULT_STORAGE: Storage = "bfloat16"
 

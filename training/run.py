@@ -3,6 +3,8 @@
 runs/NAME/
   run.json              network, corpus and training configurations, sources, the command: written once, at the start
   tokenizer.json        built from the training text
+  unknown.json          what `<unk>` stands for in each split, and how often
+  speller.safetensors   trained on the first of those, at the end
   corpus.safetensors    the tokenized splits: resuming does not need the text files
   trainer.safetensors   weights, optimizer, state and position, to resume from (training/trainer.py)
   best.safetensors      the weights with the best validation, to export
@@ -26,6 +28,7 @@ import torch
 from models.checkpoint import Storage
 from models.network import NetworkConfig
 from models.tokenizer import Tokenizer
+from training.config import TrainingConfig, resolve_precision
 from training.corpus import (
     CorpusConfig,
     CorpusError,
@@ -37,12 +40,15 @@ from training.corpus import (
     tokenize,
 )
 from training.defaults import choose_corpus, choose_network, choose_training, describe
+from training.distributed import ALONE, Group
 from training.recipe import Recipe
-from training.trainer import Trainer, TrainingConfig, resolve_precision
+from training.speller import unknown_words
+from training.trainer import Trainer
 
 FORMAT_VERSION = 1
 
 CORPUS, TOKENIZER, DESCRIPTION = "corpus.safetensors", "tokenizer.json", "run.json"
+UNKNOWN = "unknown.json"
 
 
 class RunError(ValueError):
@@ -97,7 +103,14 @@ class Run:
         assert boundary is not None
         return Tokenizer.from_bytes((self.directory / TOKENIZER).read_bytes(), level, boundary)
 
-    def trainer(self, device: str = "cpu") -> Trainer:
+    @cached_property
+    def unknown(self) -> dict[str, dict[str, int]]:
+        """By split: what `<unk>` stands for in it, and how often."""
+        path = self.directory / UNKNOWN
+        found: dict[str, dict[str, int]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found
+
+    def trainer(self, group: Group = ALONE) -> Trainer:
         """At the first step; `load` it to continue."""
         splits, config = self.splits, self.config
         return Trainer(
@@ -107,7 +120,7 @@ class Run:
             splits["valid"].ids,
             self.tokenizer.eos_id,
             self.directory,
-            device,
+            group,
         )
 
 
@@ -131,7 +144,7 @@ def prepare_run(
             f"{directory}: this run exists already. Continue it:  python -m training resume {directory}\n"
             "or start it anew with --force (the old run is deleted), or give another --run"
         )
-    corpus, tokenizer, splits, files = read_corpus(recipe, data, progress)
+    corpus, tokenizer, splits, files, unknown = read_corpus(recipe, data, progress)
     assert corpus.level is not None
     train_tokens = len(splits["train"].ids)
     network = choose_network(recipe.network, corpus.level, len(tokenizer), train_tokens)
@@ -154,6 +167,7 @@ def prepare_run(
     try:
         tokenizer.save(temporary / TOKENIZER)
         save_splits(splits, temporary / CORPUS)
+        (temporary / UNKNOWN).write_text(json.dumps(unknown, ensure_ascii=False), encoding="utf-8")
         write_config(config, temporary)
         Run(temporary, config).trainer()  # so that what cannot be trained is said before the old run is gone
         if directory.exists():
@@ -167,8 +181,9 @@ def prepare_run(
 
 def read_corpus(
     recipe: Recipe, data: Path, progress: Callable[[Iterable[str]], Iterable[str]] = iter
-) -> tuple[CorpusConfig, Tokenizer, dict[str, Split], dict[str, list[Path]]]:
-    """The text of a recipe, tokenized: the configuration in full, the tokenizer, the splits, the files of each."""
+) -> tuple[CorpusConfig, Tokenizer, dict[str, Split], dict[str, list[Path]], dict[str, dict[str, int]]]:
+    """The text of a recipe, tokenized: the configuration in full, the tokenizer, the splits, the files of each, and
+    the unknown words of each."""
     sources = recipe.sources
     if not sources.train:
         raise CorpusError("no text to train on: name files or folders, or a recipe that does")
@@ -191,7 +206,8 @@ def read_corpus(
             f"{len(splits['train'].ids)} tokens of training text are too few to learn from; "
             f"give at least some thousand {'characters' if corpus.level == 'char' else 'words'}"
         )
-    return corpus, tokenizer, splits, files
+    unknown = {name: dict(unknown_words(getattr(texts, name), tokenizer)) for name in splits}
+    return corpus, tokenizer, splits, files, unknown
 
 
 def open_run(directory: Path) -> Run:

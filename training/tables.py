@@ -1,11 +1,15 @@
 """Tables and lines for the terminal: a run's plan, a model's figures, a text's statistics."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from training.card import number
+from training.comparison import RunSummary
+from training.display import clock
+from training.estimate import estimate
 from training.run import Run
 from training.stats import Statistics
 
@@ -16,12 +20,14 @@ def print_plan(console: Console, run: Run) -> None:
     network, corpus, training = config.network, config.corpus, config.training
     layout = ", wrapped lines joined" if corpus.unwrap else ", lines shuffled" if corpus.shuffle_lines else ""
     epochs = training.steps * training.batch_size * training.bptt_length / len(splits["train"].ids)
+    expected = estimate(network, training, sum(len(split.ids) for split in splits.values()))
     lines = [
         f"text      {sizes} tokens; level {corpus.level}, boundary {corpus.boundary}{layout}",
         f"network   vocabulary {network.vocabulary_size:,}, embedding {network.embedding_size}, {network.cell} "
         f"{list(network.hidden_sizes)}{', tied' if network.tied else ''}",
         f"training  {training.steps:,} steps of {training.batch_size} x {training.bptt_length} tokens "
         f"({epochs:.1f} epochs), dropout {training.dropout}, seed {training.seed}",
+        f"estimate  about {clock(expected.seconds)} on this machine, {expected.bytes / 1e9:.1f} GB of memory",
         f"run       {run.directory}",
     ]
     for line in lines:
@@ -49,6 +55,40 @@ def print_figures(console: Console, rows: dict[str, dict[str, Any]]) -> None:
     for label, row in rows.items():
         figures = [number(row[name], 4) for name in names]
         table.add_row(label, *figures, f"{row['tokens']:,}", f"{row['oov_rate'] or 0:.2%}")
+    console.print(table)
+
+
+def print_comparison(console: Console, runs: Sequence[RunSummary]) -> None:
+    table = Table(title="runs, best first")
+    for title in ("run", "parameters", "steps", "tokens", "minutes", "best validation perplexity", "at step"):
+        table.add_column(title, justify="left" if title == "run" else "right")
+    for run in sorted(runs, key=lambda run: run.best_nats if run.best_nats is not None else float("inf")):
+        table.add_row(
+            run.name,
+            f"{run.parameters:,}",
+            f"{run.steps:,}",
+            f"{run.tokens:,}",
+            f"{run.minutes:.1f}",
+            number(run.best_perplexity, 2),
+            f"{run.best_step:,}" if run.best_step else "–",
+        )
+    console.print(table)
+
+
+def print_flows(console: Console, rows: list[dict[str, Any]]) -> None:
+    """Gradient norms at some distances, and the factor from one token to the next."""
+    furthest = len(rows[0]["norms"]) - 1
+    distances = sorted({0, min(10, furthest), furthest // 2, furthest})
+    table = Table(title="norm of dL/dh by distance")
+    table.add_column("cell")
+    table.add_column("training")
+    for distance in distances:
+        table.add_column(str(distance), justify="right")
+    table.add_column("factor a token", justify="right")
+    for row in rows:
+        trained = f"{row['steps']} steps, {row['loss']:.2f} nats" if row["steps"] else "none"
+        norms = [f"{row['norms'][distance]:.1e}" for distance in distances]
+        table.add_row(row["kind"], trained, *norms, f"{row['decay']:.3f}")
     console.print(table)
 
 

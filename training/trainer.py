@@ -1,6 +1,7 @@
-"""The training loop: truncated backpropagation through time with AdamW, validation, early stopping, exact resumption.
+"""The training loop: truncated backpropagation through time, validation, early stopping, exact resumption.
 
-It knows token ids, not text, and prints nothing: whoever calls it is told of every step and validation.
+It knows token ids, not text, and prints nothing: whoever calls it is told of every step and validation. With several
+processes (training/distributed.py) each has a share of the rows; the first one writes.
 """
 
 import json
@@ -9,10 +10,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, TextIO
 
 import torch
 from safetensors import safe_open
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 
 from models.network import LanguageModel, NetworkConfig
 from models.scoring import token_logprobs
-from training.batching import Batches, Partition, mix
-from training.loss import linear_cross_entropy
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from training.batching import Batches, mix
+from training.config import TrainingConfig, resolve_precision
+from training.distributed import ALONE, Group
+from training.initialisation import initialise
+from training.loss import WindowLoss
+from training.optimisation import Average, averaging_starts, make_optimizer, rate_factor
 
 VALIDATION_TOKENS = 1 << 17
 """A validation during training looks at this many tokens at most; `evaluate` looks at all."""
@@ -32,48 +35,6 @@ VALIDATION_TOKENS = 1 << 17
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says what to change."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a network is trained. Raises `ValueError`, naming the field, on a value that makes no sense."""
-
-    steps: int
-    batch_size: int = 32
-    bptt_length: int = 64
-    partition: Partition = "sequential"
-    reset_probability: float = 0.03
-    dropout: float = 0.0
-    learning_rate: float = 2e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    precision: Precision = "auto"
-    validate_every: int = 200
-    patience: int = 10
-    """Validations without improvement before training stops."""
-    checkpoint_every: int = 100
-    max_minutes: float | None = None
-    """Fit the schedule to this much training time when the steps would take longer; not reproducible bit for bit."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "bptt_length", "validate_every", "patience", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
-        for name in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: {getattr(self, name)} is not above 0")
-        for name in ("dropout", "reset_probability"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not a probability below 1")
-        if self.warmup_steps < 0 or self.weight_decay < 0:
-            raise ValueError("warmup_steps and weight_decay cannot be negative")
-        if self.max_minutes is not None and self.max_minutes <= 0:
-            raise ValueError(f"max_minutes: {self.max_minutes} is not above 0")
-        for name, choices in (("partition", get_args(Partition)), ("precision", get_args(Precision))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -85,6 +46,10 @@ class Position:
     best_step: int | None = None
     best_nats: float = math.inf
     validations_since_best: int = 0
+    validations: tuple[float, ...] = ()
+    """In nats, so far, where the average of the weights waits for them to tell its beginning."""
+    averaged: int = 0
+    """Steps that are in the average of the weights."""
     stopped: str | None = None
     """Why training is over; None while it is not."""
 
@@ -115,22 +80,24 @@ class Trainer:
         valid_ids: Tensor,
         eos_id: int,
         directory: Path,
-        device: str = "cpu",
+        group: Group = ALONE,
     ) -> None:
-        """train_ids, valid_ids: (N,), int32. Raises `ValueError` when there are too few for one batch."""
+        """train_ids, valid_ids: (N,), int32. Raises `ValueError` when there are too few for one batch, and when the
+        rows cannot be divided among the processes."""
+        if config.batch_size % group.size:
+            raise ValueError(f"batch_size: {config.batch_size} rows cannot be divided among {group.size} processes")
         self.config = config
         self.directory = directory
-        self.device = torch.device(device)
+        self.device = group.device
+        self._group = group
         torch.manual_seed(config.seed)
-        self.model = LanguageModel(network).to(self.device)
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        others = [p for p in self.model.parameters() if p.dim() <= 1]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=(0.9, 0.99),
-            fused=True,
-        )
+        self.model = LanguageModel(network)
+        initialise(self.model, config.initialisation, config.forget_bias)
+        self.model.to(self.device)
+        self.dtype = resolve_precision(config.precision, self.device)
+        self._loss = group.wrapped(WindowLoss(self.model, config, self.dtype))
+        self._optimizer = make_optimizer(self.model, config.optimizer, config.weight_decay)
+        self._average = self._new_average() if config.averaging == "ema" else None
         self.batches = Batches(
             train_ids,
             eos_id,
@@ -139,10 +106,10 @@ class Trainer:
             config.partition,
             config.reset_probability,
             config.seed,
+            config.truncation,
         )
         self._valid = _parallel_streams(valid_ids, eos_id, config.batch_size)
-        self._state = network.state_layout.zeros(config.batch_size, self.device)
-        self.dtype = resolve_precision(config.precision, self.device)
+        self._state = network.state_layout.zeros(config.batch_size // group.size, self.device)
         self.position = Position()
         self._stop_requested = False
 
@@ -154,7 +121,7 @@ class Trainer:
         Always leaves a checkpoint to resume from. `position.stopped` is None when training was only interrupted.
         """
         started = time.monotonic() - self.position.seconds
-        with _stop_on_signals(self), (self.directory / "log.jsonl").open("a", encoding="utf-8") as log:
+        with _stop_on_signals(self), self._log() as log:
 
             def tell(report: Report) -> None:
                 values = {key: value for key, value in asdict(report).items() if value is not None}
@@ -162,19 +129,24 @@ class Trainer:
                 log.flush()
                 on_report(report)
 
-            while self.position.stopped is None and not self._stop_requested:
-                report = self._step(time.monotonic() - started)
+            while self.position.stopped is None:
+                seconds, stop = self._group.largest(time.monotonic() - started, self._stop_requested)
+                if stop:
+                    break
+                report = self._step(seconds)
                 if report.step % 10 == 0:
                     tell(report)
                 else:
                     on_report(report)
                 step = report.step
-                self.position = replace(self.position, step=step, seconds=time.monotonic() - started)
-                finished = self._progress(step, self.position.seconds) >= 1
+                (seconds,) = self._group.largest(time.monotonic() - started)
+                self.position = replace(self.position, step=step, seconds=seconds)
+                finished = self._progress(step, seconds) >= 1
                 if step % self.config.validate_every == 0 or finished:
                     valid_nats = self._validate()
                     tell(replace(report, loss_nats=None, gradient_norm=None, valid_nats=valid_nats))
                     self._remember_best(valid_nats)
+                    self._begin_average(valid_nats)
                     if self.position.stopped is None and finished:
                         self.position = replace(self.position, stopped="the schedule ended")
                 if step % self.config.checkpoint_every == 0 or self.position.stopped:
@@ -186,17 +158,18 @@ class Trainer:
         config, number = self.config, self.position.step
         started = time.monotonic()
         batch = self.batches[number]
+        window = batch.inputs.shape[1]
         learning_rate = self._learning_rate(number, seconds)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        torch.manual_seed(mix(config.seed, 3, number))  # dropout masks depend on the step alone
-        inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
-        state = self._state.masked_fill(batch.fresh.to(self.device)[:, None], 0.0)
-        with self._autocast():
-            features, state = self.model.features(inputs, state, config.dropout)
-        features = features.to(self.dtype).flatten(0, 1)
-        loss = linear_cross_entropy(features, self.model.output.weight, self.model.output.bias, targets.flatten())
-        torch.autograd.backward(loss)
+            # Merity et al. 2018, section 5: a short window's gradient is as long as a long one's, from fewer tokens.
+            group["lr"] = learning_rate * window / config.bptt_length
+        torch.manual_seed(mix(config.seed, 3, number, self._group.rank))  # noise depends on the step alone
+        inputs, targets, fresh = (
+            self._group.rows(rows).to(self.device) for rows in (batch.inputs, batch.targets, batch.fresh)
+        )
+        sampled = self._progress(number, seconds) < config.full_softmax_from
+        loss, penalty, state = self._loss(inputs, targets, self._state.masked_fill(fresh[:, None], 0.0), sampled)
+        torch.autograd.backward(loss + penalty)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         if not torch.isfinite(norm):
             raise TrainingError(
@@ -205,15 +178,17 @@ class Trainer:
             )
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._state = state.detach()  # the gradient stops at the window's edge
+        if self._average is not None:
+            self._average.update(self._weights)
+        self._state = state  # the gradient stops at the window's edge
         return Report(
             step=number + 1,
             tokens=(number + 1) * self.batches.tokens_per_batch,
             seconds=seconds,
             learning_rate=learning_rate,
-            loss_nats=loss.item(),
+            loss_nats=self._group.sum(loss.detach()).item() / self._group.size,
             gradient_norm=norm.item(),
-            tokens_per_second=self.batches.tokens_per_batch / (time.monotonic() - started),
+            tokens_per_second=batch.inputs.numel() / (time.monotonic() - started),
             progress=self._progress(number + 1, seconds),
         )
 
@@ -223,30 +198,34 @@ class Trainer:
         return min(1.0, max(step / self.config.steps, by_time))
 
     def _learning_rate(self, step: int, seconds: float) -> float:
-        """Linear warm-up, then a half cosine down to a hundredth (Loshchilov & Hutter 2017, equation 5, one period)."""
-        warmup = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
-        cosine = 0.5 * (1 + math.cos(math.pi * self._progress(step, seconds)))
-        return self.config.learning_rate * warmup * (0.01 + 0.99 * cosine)
+        config = self.config
+        factor = rate_factor(config.schedule, self._progress(step, seconds), step, config.warmup_steps)
+        return config.learning_rate * factor
 
     @torch.inference_mode()
     def _validate(self) -> float:
-        """Mean nats per token over parallel streams, each from the zero state and carried."""
-        inputs, targets = self._valid
+        """Mean nats per token over parallel streams, each from the zero state and carried; of the average of the
+        weights, where there is one."""
+        mine = slice(self._group.rank, None, self._group.size)
+        inputs, targets = (streams[mine] for streams in self._valid)
         state = self.model.config.state_layout.zeros(len(inputs), self.device)
-        total = 0.0
-        for start in range(0, inputs.shape[1], 128):
-            window = slice(start, start + 128)
-            with self._autocast():
-                features, state = self.model.features(inputs[:, window].to(self.device), state)
-                flat = targets[:, window].to(self.device).flatten()
-                total += token_logprobs(self.model, features.flatten(0, 1), flat).double().sum().item()
-        return -total / targets.numel()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        with self._averaged():
+            for start in range(0, inputs.shape[1] if len(inputs) else 0, 128):
+                window = slice(start, start + 128)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                    features, state = self.model.features(inputs[:, window].to(self.device), state)
+                    flat = targets[:, window].to(self.device).flatten()
+                    total += token_logprobs(self.model, features.flatten(0, 1), flat).double().sum()
+        return -self._group.sum(total).item() / self._valid[1].numel()
 
     def _remember_best(self, valid_nats: float) -> None:
         position = self.position
         if valid_nats < position.best_nats:
             position = replace(position, best_nats=valid_nats, best_step=position.step, validations_since_best=0)
-            _save_atomically(named_weights(self.model), self.directory / "best.safetensors", {})
+            if self._group.is_first:
+                with self._averaged():
+                    _save_atomically(self._weights, self.directory / "best.safetensors", {})
         else:
             position = replace(position, validations_since_best=position.validations_since_best + 1)
             if position.validations_since_best >= self.config.patience:
@@ -254,8 +233,26 @@ class Trainer:
                 position = replace(position, stopped=reason)
         self.position = position
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+    # -- the average of the weights --------------------------------------------------------------------------------
+
+    @property
+    def _weights(self) -> dict[str, Tensor]:
+        """The model's tensors by name, a tied matrix once."""
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+
+    def _new_average(self, count: int = 0) -> Average:
+        decay = self.config.average_decay if self.config.averaging == "ema" else None
+        return Average(self._weights, decay, count)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return self._average.in_place_of(self._weights) if self._average else nullcontext()
+
+    def _begin_average(self, valid_nats: float) -> None:
+        if self.config.averaging == "triggered" and self._average is None:
+            validations = (*self.position.validations, valid_nats)
+            self.position = replace(self.position, validations=validations)
+            if averaging_starts(validations):
+                self._average = self._new_average()
 
     # -- what is kept ----------------------------------------------------------------------------------------------
 
@@ -265,35 +262,50 @@ class Trainer:
 
     def save(self) -> None:
         """Write all that resuming needs, in one file that is there whole or not at all."""
-        tensors = {f"model.{name}": tensor for name, tensor in named_weights(self.model).items()}
+        tensors = {f"model.{name}": tensor for name, tensor in self._weights.items()}
         for name, parameter in self.model.named_parameters():
             for key, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{name}.{key}"] = value
-        tensors["state"] = self._state
-        position = {key: value for key, value in asdict(self.position).items() if value != math.inf}
-        _save_atomically(tensors, self.directory / "trainer.safetensors", {"position": json.dumps(position)})
+                if isinstance(value, Tensor):  # SGD without momentum keeps a None
+                    tensors[f"optimizer.{name}.{key}"] = value
+        if self._average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self._average.weights.items()}
+            self.position = replace(self.position, averaged=self._average.count)
+        tensors["state"] = self._group.gathered(self._state)
+        if self._group.is_first:
+            position = {key: value for key, value in asdict(self.position).items() if value != math.inf}
+            _save_atomically(tensors, self.directory / "trainer.safetensors", {"position": json.dumps(position)})
+        self._group.wait()
 
     def load(self) -> None:
         """Continue from what `save` wrote, or from the start where it never did; later log lines are dropped."""
         path = self.directory / "trainer.safetensors"
+        self.position = read_position(self.directory)
+        if self._group.is_first:
+            _drop_log_after(self.directory / "log.jsonl", self.position.step)
         if not path.exists():
-            _drop_log_after(self.directory / "log.jsonl", 0)
             return
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.position = read_position(self.directory)
-        parameters = dict(self.model.named_parameters())
         with torch.no_grad():
-            for name, parameter in parameters.items():
+            for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
                 prefix = f"optimizer.{name}."
-                self._optimizer.state[parameter] = {
+                kept = {
                     key.removeprefix(prefix): value.to(self.device if value.dim() else "cpu")
                     for key, value in tensors.items()
                     if key.startswith(prefix)
                 }
-        self._state = tensors["state"].to(self.device)
-        _drop_log_after(self.directory / "log.jsonl", self.position.step)
+                if kept:
+                    self._optimizer.state[parameter] = kept
+            if any(name.startswith("average.") for name in tensors):
+                self._average = self._new_average(self.position.averaged)
+                for name, average in self._average.weights.items():
+                    average.copy_(tensors[f"average.{name}"])
+        self._state = self._group.rows(tensors["state"]).to(self.device)
+
+    def _log(self) -> AbstractContextManager[TextIO]:
+        path = self.directory / "log.jsonl" if self._group.is_first else Path(os.devnull)
+        return path.open("a", encoding="utf-8")
 
 
 def read_position(directory: Path) -> Position:
@@ -302,23 +314,8 @@ def read_position(directory: Path) -> Position:
     if not path.exists():
         return Position()
     with safe_open(path, framework="pt") as file:
-        return Position(**json.loads(file.metadata()["position"]))
-
-
-def named_weights(model: LanguageModel) -> dict[str, Tensor]:
-    """The model's tensors by name, a tied matrix once."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
-def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type of the matrix products: bfloat16 under `auto` where the processor multiplies it natively."""
-    if precision != "auto":
-        return torch.float32 if precision == "float32" else torch.bfloat16
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
+        values = json.loads(file.metadata()["position"])
+    return Position(**{**values, "validations": tuple(values.get("validations", ()))})
 
 
 def _parallel_streams(ids: Tensor, eos_id: int, batch_size: int) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,13 @@ from app.answers.states import given_state, returned_state
 from app.answers.tokens import top_tokens
 from app.engine.prefixes import share_prefixes
 from app.engine.sequence import Progress, Sequence
+from app.errors import InvalidValueError
 from app.registry import ServedModel
 from app.schemas import Choice, GeneratedToken, GenerateRequest, GenerateResponse, StreamedText, StreamEnd, Usage
 from models.generation import Completion, GenerationParams, ends_in_space
 from models.sampling import SamplingParams
 from models.scoring import TokenScore
+from models.speller import Speller
 
 
 @dataclass
@@ -67,7 +69,8 @@ def plan(body: GenerateRequest, served: ServedModel) -> Generation:
                 min_tokens=body.min_tokens,
                 stop=body.stop,
                 ignore_eos=body.ignore_eos,
-                allow_unk=body.allow_unk,
+                allow_unk=bool(body.allow_unk),
+                speller=_speller(body, served),
                 seed=seed,
                 choice=choice,
                 sampling=sampling,
@@ -83,6 +86,15 @@ def plan(body: GenerateRequest, served: ServedModel) -> Generation:
                 )
             )
     return Generation(f"gen-{uuid.uuid4().hex}", served, seed, share_prefixes(sequences), len(sequences), body.n)
+
+
+def _speller(body: GenerateRequest, served: ServedModel) -> Speller | None:
+    """Raises `InvalidValueError` where a speller is asked for and there is none."""
+    if body.allow_unk != "spell":
+        return None
+    if served.checkpoint.speller is None:
+        raise InvalidValueError(f"allow_unk: 'spell' needs a model with a speller; {served.name} has none", "allow_unk")
+    return served.checkpoint.speller
 
 
 def _cached(sequence: Sequence) -> int:
@@ -150,7 +162,8 @@ def _streamed(progress: Progress, sequence: Sequence, body: GenerateRequest, ser
     if progress.finished and body.return_state:
         event.state = _state(sequence, served)
     if progress.score is not None:
-        event.tokens = [_token(progress.score, served, ends=event.finish_reason == "eos")]
+        spelled = sequence.completion.spelled(len(sequence.completion.token_ids) - 1)
+        event.tokens = [_token(progress.score, served, event.finish_reason == "eos", spelled)]
     return event
 
 
@@ -164,11 +177,15 @@ def _tokens(sequence: Sequence, served: ServedModel) -> list[GeneratedToken]:
     assert sequence.completion is not None
     last = len(sequence.drawn_scores) - 1
     ended = sequence.completion.finish_reason == "eos"
-    return [_token(score, served, ends=ended and i == last) for i, score in enumerate(sequence.drawn_scores)]
+    return [
+        _token(score, served, ended and i == last, sequence.completion.spelled(i))
+        for i, score in enumerate(sequence.drawn_scores)
+    ]
 
 
-def _token(score: TokenScore, served: ServedModel, ends: bool) -> GeneratedToken:
-    """ends: it is the `<eos>` that ends the text, and has none itself; one passed over is written as the boundary."""
+def _token(score: TokenScore, served: ServedModel, ends: bool, spelled: str | None) -> GeneratedToken:
+    """ends: it is the `<eos>` that ends the text, and has none itself; one passed over is written as the boundary.
+    spelled: what an `<unk>` stands for."""
     tokenizer = served.checkpoint.tokenizer
-    text = "" if ends else tokenizer.surface(score.token_id)
+    text = "" if ends else tokenizer.surface(score.token_id) if spelled is None else spelled
     return GeneratedToken(id=score.token_id, text=text, logprob=score.logprob, top=top_tokens(score, tokenizer))

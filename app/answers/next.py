@@ -13,7 +13,7 @@ from app.engine.sequence import Sequence
 from app.registry import ServedModel
 from app.schemas import NextRequest, NextResponse, NextWord
 from models.generation import ends_in_space, prompt_inputs
-from models.next_words import Begun, NextWords, WordSearch, split_begun
+from models.next_words import Begun, NextWords, WordSearch, spelled_words, split_begun
 from models.state import SavedState
 
 
@@ -62,7 +62,11 @@ async def _find(
     await served.engine.run([root], deadline - time.monotonic())
     assert root.logprobs is not None
     if tokenizer.level in ("word", "split"):
-        return served.words.find(root.logprobs, begun, body.top, body.punctuation)
+        speller, unknown = served.checkpoint.speller, None
+        if speller is not None and begun.completing:
+            unk = math.exp(float(root.logprobs[tokenizer.unk_id]))
+            unknown = await asyncio.to_thread(spelled_words, speller, unk, begun, tokenizer.level, body.top)
+        return served.words.find(root.logprobs, begun, body.top, body.punctuation, unknown)
     search = WordSearch(served.pieces, begun, body.top, body.punctuation)
     search.expand_root(root.logprobs.cpu(), root.final_state)
     while nodes := search.frontier():

@@ -27,7 +27,8 @@ class Pieces:
         self.pieces = pieces
         self.rest = rest
 
-    def feed(self, token_id: int) -> str:
+    def feed(self, token_id: int, spelled: str | None = None) -> str:
+        assert spelled is None
         return self.pieces[token_id]
 
     def flush(self) -> str:

@@ -109,12 +109,35 @@ def test_forward_is_features_then_logits() -> None:
     assert torch.equal(state, same_state)
 
 
-def test_dropout_is_off_unless_asked_for_also_in_training_mode() -> None:
+class Halves:
+    """Noise without chance: every value that passes is halved."""
+
+    def embeddings(self, x: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        return x / 2
+
+    def connections(self, x: torch.Tensor, depth: int) -> torch.Tensor:  # noqa: ARG002
+        return x / 2
+
+    def recurrent(self, from_hidden: torch.Tensor) -> torch.Tensor:
+        return from_hidden / 2
+
+
+def test_noise_is_off_unless_asked_for_also_in_training_mode() -> None:
     model = tiny_model().train()
     ids = random_ids(1, 5)
     assert torch.equal(model(ids, zeros(model))[0], model.eval()(ids, zeros(model))[0])
-    dropped, _ = model.features(ids, zeros(model), dropout=0.5)
-    assert not torch.equal(dropped, model.features(ids, zeros(model))[0])
+
+
+@every_cell
+def test_noise_meets_embeddings_connections_and_recurrent_weights(cell: Cell) -> None:
+    model, halved = tiny_model(cell=cell, hidden_sizes=(8,)), tiny_model(cell=cell, hidden_sizes=(8,))
+    ids = random_ids(2, 5)
+    with torch.no_grad():
+        halved.embedding.weight.div_(4)  # once as an embedding, once as what the layer gets
+        halved.layer_weights()[0].from_hidden.div_(2)
+    features, _ = model.features(ids, zeros(model, 2), Halves())
+    expected, _ = halved.features(ids, zeros(model, 2))
+    torch.testing.assert_close(features, expected / 2)
 
 
 @every_shape

@@ -103,3 +103,15 @@ def test_random_windows_begin_at_eos_where_one_is_near() -> None:
 def test_too_few_tokens_are_refused_with_a_remedy() -> None:
     with pytest.raises(ValueError, match="make batch_size or bptt_length smaller"):
         make(11)
+
+
+def test_variable_windows_differ_in_length_and_leave_nothing_out() -> None:
+    ids = torch.arange(4000, dtype=torch.int32)
+    batches = Batches(ids, 10**6, 2, 20, "sequential", 0.0, 0, "variable")
+    lengths = [batches[step].inputs.shape[1] for step in range(batches.batches_per_epoch)]
+    assert len(set(lengths)) > 5
+    assert sum(lengths) == 20 * batches.batches_per_epoch
+    for step in range(1, batches.batches_per_epoch):
+        assert torch.equal(batches[step].inputs[:, 0], batches[step - 1].targets[:, -1])
+    again = Batches(ids, 10**6, 2, 20, "sequential", 0.0, 0, "variable")
+    assert torch.equal(again[7].inputs, batches[7].inputs)

@@ -1,7 +1,10 @@
 """The command line from the outside: what it prints, its exit status, and runs that are interrupted."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.checkpoint import load_checkpoint
-from tests.training.conftest import TINY, start
+from tests.training.conftest import REPOSITORY, TINY, start
 from training.cli import main
 
 
@@ -162,3 +165,38 @@ def test_recipe_with_a_data_folder(folder: Path) -> None:
     assert about["training"]["bptt_length"] == 9
     assert about["training"]["steps"] == 20
     assert about["sources"]["train"] == ["pets.txt"]
+
+
+def together(arguments: list[str], folder: Path) -> None:
+    """Two processes of `torchrun` with the command line, to their end."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training"]
+    done = subprocess.run(
+        [sys.executable, *command, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_learn_what_one_does_and_resume(folder: Path) -> None:
+    """Gradients are the same means of the same rows, added in another order."""
+    train = ["train", "pets.txt", *TINY, "--dropout", "0", "--seed", "3", "--steps", "41"]
+    assert main([*train, "--out", "checkpoints/one"]) == 0
+    together([*train, "--out", "checkpoints/two"], folder)
+    one, two = (load_file(folder / "runs" / name / "trainer.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-2, atol=1e-3)
+    assert load_checkpoint(folder / "checkpoints/two").about["steps"] == 41
+    logged = [json.loads(line)["step"] for line in (folder / "runs/two/log.jsonl").read_text().splitlines()]
+    assert logged == [10, 20, 20, 30, 40, 40, 41]  # by one process alone; validations at 20, 40 and the end
+    together(["resume", "runs/two"], folder)
+
+
+def test_rows_that_cannot_be_divided_are_refused(folder: Path) -> None:
+    with pytest.raises(AssertionError, match="cannot be divided among 2 processes"):
+        together(["train", "pets.txt", *TINY, "--batch-size", "3", "--steps", "4", "--out", "checkpoints/x"], folder)

@@ -34,7 +34,7 @@ def test_vocabulary_comes_from_the_training_split_alone(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("abc\n" * 50)
     (tmp_path / "valid.txt").write_text("abz\n" * 50)
     recipe = override(Recipe(), {"corpus": {"train": ["train.txt"], "valid": ["valid.txt"], "level": "char"}})
-    _, tokenizer, splits, _ = read_corpus(recipe, tmp_path)
+    _, tokenizer, splits, _, _ = read_corpus(recipe, tmp_path)
     assert "z" not in tokenizer.vocabulary
     assert (splits["valid"].ids == tokenizer.unk_id).sum() == 50
 
@@ -126,7 +126,7 @@ def test_lines_are_shuffled_the_same_way_every_time() -> None:
 def test_tokenized_splits_come_back_from_disk(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some words here\nand there\n" * 20)
     recipe = override(Recipe(), {"corpus": {"train": ["a.txt"]}})
-    _, tokenizer, splits, _ = read_corpus(recipe, tmp_path)
+    _, tokenizer, splits, _, _ = read_corpus(recipe, tmp_path)
     save_splits(splits, tmp_path / "corpus.safetensors")
     loaded = load_splits(tmp_path / "corpus.safetensors")
     assert list(loaded) == ["train", "valid", "test"]

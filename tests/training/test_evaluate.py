@@ -65,7 +65,10 @@ def test_figures_do_not_depend_on_batching(reset: evaluate.Reset, monkeypatch: p
     monkeypatch.setattr(evaluate, "BATCH_TOKENS", 40)
     monkeypatch.setattr(evaluate, "WINDOW", 7)
     apart = evaluate_texts(model, tokenizer, texts, reset)
-    assert together.to_json() == pytest.approx(apart.to_json(), rel=1e-6)
+    found, expected = (
+        {name: value for name, value in figures.to_json().items() if value is not None} for figures in (together, apart)
+    )
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_units_by_hand() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from training import loss
-from training.loss import linear_cross_entropy
+from training.loss import Sampler, linear_cross_entropy, sampled_cross_entropy
 
 
 @pytest.mark.parametrize("rows_per_chunk", [1, 3, 7, 100])
@@ -38,3 +38,35 @@ def test_bfloat16_products_stay_close() -> None:
 def test_uniform_logits_cost_log_of_the_vocabulary() -> None:
     value = linear_cross_entropy(torch.zeros(6, 3), torch.zeros(10, 3), torch.zeros(10), torch.arange(6))
     torch.testing.assert_close(value, torch.tensor(10.0).log())
+
+
+def test_sampled_loss_is_the_full_one_where_every_type_is_drawn() -> None:
+    torch.manual_seed(0)
+    features, weight, bias = torch.randn(9, 4), torch.randn(12, 4), torch.randn(12)
+    targets = torch.randint(12, (9,))
+    sampler = Sampler(12, 11, torch.device("cpu"))
+    sampler._chances.fill_(1.0)
+    value = sampled_cross_entropy(features, weight, bias, targets, sampler)
+    torch.testing.assert_close(value, linear_cross_entropy(features, weight, bias, targets))
+
+
+def test_sampled_normaliser_has_the_true_mean() -> None:
+    torch.manual_seed(0)
+    bias, target = 0.3 * torch.randn(50), torch.tensor([7])
+    sampler = Sampler(50, 12, torch.device("cpu"))
+    losses = [
+        sampled_cross_entropy(torch.zeros(1, 2), torch.zeros(50, 2), bias, target, sampler).exp().item()
+        for _ in range(4000)
+    ]
+    expected = F.cross_entropy(bias[None], target).exp().item()
+    assert sum(losses) / len(losses) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("samples", [20, 300, 900])
+def test_sampler_draws_as_many_types_as_asked_for_on_average_each_once(samples: int) -> None:
+    torch.manual_seed(0)
+    sampler = Sampler(1000, samples, torch.device("cpu"))
+    draws = [sampler.draw()[0] for _ in range(200)]
+    assert sum(map(len, draws)) / 200 == pytest.approx(samples, rel=0.03)
+    assert all(len(draw) == len(draw.unique()) for draw in draws)  # type: ignore[no-untyped-call]
+    assert sum(0 in draw for draw in draws) > sum(999 in draw for draw in draws)

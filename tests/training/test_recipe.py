@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from training.config import TrainingConfig
 from training.recipe import Recipe, RecipeError, override, read_recipe
-from training.trainer import TrainingConfig
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 

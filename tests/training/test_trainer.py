@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from models.network import NetworkConfig
+from training.config import TrainingConfig
 from training.run import Run
-from training.trainer import Report, Trainer, TrainingConfig, TrainingError
+from training.trainer import Report, Trainer, TrainingError
 
 
 def losses_of(run: Run) -> list[float]:

@@ -1,0 +1,164 @@
+"""Why gradients vanish or explode: how much the loss of one token feels of the hidden state so many tokens before it.
+
+For a window of T + 1 tokens and the loss L of its last one, the norm of dL/dh at each distance from that token. In a
+simple network the gradient is multiplied by the same matrix, and by slopes of at most 1, at every token it passes
+(Bengio et al. 1994; Pascanu et al. 2013, equation 5): it falls, or grows, exponentially. The LSTM's cell carries it
+past them, at the rate of the forget gate (Hochreiter & Schmidhuber 1997, section 3.2).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.cells import gru, lstm, rnn
+from models.network import LayerWeights
+from training.initialisation import Initialisation, fill_layer
+
+Kind = Literal["rnn-tanh", "rnn-relu", "gru", "lstm"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_GATES: dict[Kind, int] = {"rnn-tanh": 1, "rnn-relu": 1, "gru": 3, "lstm": 4}
+
+
+def _relu(x: Tensor, h: Tensor, _state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return ((x + h).relu(),)
+
+
+_CELLS: dict[Kind, Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]] = {
+    "rnn-tanh": rnn,
+    "rnn-relu": _relu,
+    "gru": gru,
+    "lstm": lstm,
+}
+
+
+@dataclass(frozen=True)
+class Flow:
+    """norms[d]: mean over windows of the norm of dL/dh, d tokens before the one that is predicted from. steps: of
+    training before; loss: nats per token of the last ones, None before any."""
+
+    kind: Kind
+    initialisation: Initialisation
+    forget_bias: float | None
+    steps: int
+    loss: float | None
+    norms: list[float]
+
+    @property
+    def decay(self) -> float:
+        """Factor by which the norm changes from one token to the next further away, mean over the second half."""
+        half = len(self.norms) // 2
+        if not self.norms[half] or not self.norms[-1]:
+            return 0.0
+        return float((self.norms[-1] / self.norms[half]) ** (1 / (len(self.norms) - 1 - half)))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"decay": self.decay}
+
+
+class Unrolled:
+    """One recurrent layer between an embedding and an output matrix, run token by token, every h in reach."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        vocabulary_size: int,
+        hidden_size: int,
+        initialisation: Initialisation = "uniform",
+        forget_bias: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.hidden_size = hidden_size
+        generator = torch.Generator().manual_seed(seed)
+        gates = _GATES[kind] * hidden_size
+        self.embedding = torch.randn(vocabulary_size, hidden_size, generator=generator)
+        self.output = torch.randn(vocabulary_size, hidden_size, generator=generator) * hidden_size**-0.5
+        self.layer = LayerWeights(
+            torch.zeros(gates, hidden_size), torch.zeros(gates, hidden_size), torch.zeros(gates), torch.zeros(gates)
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            fill_layer(self.layer, initialisation, forget_bias if kind == "lstm" else None)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [self.embedding, self.output, *self.layer]
+
+    def hiddens(self, token_ids: Tensor) -> list[Tensor]:
+        """h after each token, from the zero state. token_ids: (B, T). Returns T tensors (B, H)."""
+        state: tuple[Tensor, ...] = tuple(torch.zeros(len(token_ids), self.hidden_size) for _ in range(2))
+        inputs = F.linear(self.embedding[token_ids], self.layer.from_input, self.layer.input_bias)
+        made = []
+        for x in inputs.unbind(1):
+            state = _CELLS[self.kind](x, F.linear(state[0], self.layer.from_hidden, self.layer.hidden_bias), state)
+            made.append(state[0])
+        return made
+
+    def loss(self, token_ids: Tensor) -> Tensor:
+        """Mean nats of all tokens but the first. token_ids: (B, T + 1)."""
+        features = torch.stack(self.hiddens(token_ids[:, :-1]), dim=1)
+        return F.cross_entropy((features @ self.output.t()).flatten(0, 1), token_ids[:, 1:].flatten())
+
+    def train(self, token_ids: Tensor, steps: int, on_step: Callable[[int, int], None], seed: int = 0) -> float:
+        """AdamW on random windows of 48 tokens; returns the mean loss of the last tenth. token_ids: (N,)."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        optimizer = torch.optim.AdamW(self.parameters, lr=3e-3)
+        generator = torch.Generator().manual_seed(seed)
+        losses = []
+        for step in range(steps):
+            loss = self.loss(windows(token_ids, 32, 48, generator))
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+            on_step(step + 1, steps)
+        last = losses[-max(1, steps // 10) :]
+        return sum(last) / len(last)
+
+
+def windows(token_ids: Tensor, count: int, length: int, generator: torch.Generator) -> Tensor:
+    """(count, length + 1) tokens from random places."""
+    starts = torch.randint(len(token_ids) - length, (count,), generator=generator)
+    return token_ids[starts[:, None] + torch.arange(length + 1)].long()
+
+
+def gradient_norms(network: Unrolled, token_ids: Tensor) -> list[float]:
+    """Mean over rows of the norm of dL/dh at distance 0, 1, …, T - 1. token_ids: (B, T + 1)."""
+    for parameter in network.parameters:
+        parameter.requires_grad_(True)
+    hiddens = network.hiddens(token_ids[:, :-1])
+    loss = F.cross_entropy(hiddens[-1] @ network.output.t(), token_ids[:, -1], reduction="sum")
+    gradients = torch.autograd.grad(loss, hiddens)
+    return [gradient.norm(dim=1).mean().item() for gradient in reversed(gradients)]
+
+
+def measure_flows(
+    token_ids: Tensor,
+    vocabulary_size: int,
+    kinds: Sequence[Kind],
+    hidden_size: int,
+    distance: int,
+    steps: int,
+    initialisation: Initialisation,
+    forget_bias: float | None,
+    on_step: Callable[[int, int], None],
+) -> list[Flow]:
+    """Each kind at its initialisation, and after training on the text where steps are asked for. token_ids: (N,)."""
+    probe = windows(token_ids, 64, distance, torch.Generator().manual_seed(1))
+    flows = []
+    for number, kind in enumerate(kinds):
+        network = Unrolled(kind, vocabulary_size, hidden_size, initialisation, forget_bias)
+        own_bias = forget_bias if kind == "lstm" else None
+        flows.append(Flow(kind, initialisation, own_bias, 0, None, gradient_norms(network, probe)))
+        if steps:
+            done = number * steps
+            loss = network.train(token_ids, steps, lambda step, _, done=done: on_step(done + step, steps * len(kinds)))  # type: ignore[misc]
+            flows.append(Flow(kind, initialisation, own_bias, steps, loss, gradient_norms(network, probe)))
+    return flows

@@ -1,0 +1,52 @@
+"""How the weights of recurrent layers begin."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.network import LanguageModel, LayerWeights
+
+Initialisation = Literal["uniform", "xavier", "he", "orthogonal"]
+
+
+@torch.no_grad()
+def initialise(model: LanguageModel, scheme: Initialisation, forget_bias: float | None) -> None:
+    """Set the weights of every recurrent layer; draws from torch's generator."""
+    for weights in model.layer_weights():
+        fill_layer(weights, scheme, forget_bias if model.config.cell.startswith("lstm") else None)
+
+
+@torch.no_grad()
+def fill_layer(weights: LayerWeights, scheme: Initialisation, forget_bias: float | None) -> None:
+    """Each gate's matrices by themselves, in place.
+
+    uniform: ±1/sqrt(H), biases too, torch's own. xavier: variance 2/(in + out) (Glorot & Bengio 2010, equation 16).
+    he: variance 2/in (He et al. 2015, equation 10). orthogonal: recurrent matrices that keep lengths (Saxe et al.
+    2014), input matrices as in xavier. Biases of the last three are 0. forget_bias: of an LSTM's forget gates; None:
+    left as it is (Gers et al. 2000 and Jozefowicz et al. 2015 ask for 1 or more).
+    """
+    hidden = weights.from_hidden.shape[1]
+    if scheme == "uniform":
+        for tensor in (weights.from_input, weights.from_hidden, weights.input_bias, weights.hidden_bias):
+            nn.init.uniform_(tensor, -(hidden**-0.5), hidden**-0.5)
+    else:
+        for bias in (weights.input_bias, weights.hidden_bias):
+            bias.zero_()
+        for gate in torch.split(weights.from_input, hidden):
+            _fill(gate, "xavier" if scheme == "orthogonal" else scheme)
+        for gate in torch.split(weights.from_hidden, hidden):
+            _fill(gate, scheme)
+    if forget_bias is not None:
+        forget = slice(hidden, 2 * hidden)
+        weights.input_bias[forget] = forget_bias
+        weights.hidden_bias[forget] = 0.0
+
+
+def _fill(matrix: Tensor, scheme: Initialisation) -> None:
+    if scheme == "xavier":
+        nn.init.xavier_uniform_(matrix)
+    elif scheme == "he":
+        nn.init.kaiming_normal_(matrix, nonlinearity="relu")
+    else:
+        nn.init.orthogonal_(matrix)

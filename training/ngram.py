@@ -1,0 +1,120 @@
+"""What counting alone can do: an interpolated, modified Kneser-Ney n-gram model (Chen & Goodman 1999, equation 26).
+
+It reads and predicts the same tokens as the network, `<eos>` included, so that their perplexities compare. As in KenLM
+a context begins at the `<eos>` before it: nothing is known of the sentence before.
+
+Every n-gram has a number: its place among the sorted distinct keys of its order, a key being
+
+    (number of its first n-1 tokens) * V + (its last token)
+
+so that looking up a context is one binary search an order, and a whole text is looked up at once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+MAX_ORDER = 5
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The n-grams of one order. keys: sorted. discounted: count less discount of each, over its context's total.
+    backoff: by context, what is left for the order below."""
+
+    keys: Ids
+    discounted: Floats
+    backoff: Floats
+
+
+class KneserNey:
+    """Probabilities of tokens given up to `order - 1` before them."""
+
+    def __init__(self, ids: Ids, vocabulary_size: int, eos_id: int, order: int = MAX_ORDER) -> None:
+        """ids: (N,), the training text, documents closed by `<eos>`. Raises `ValueError` on no text."""
+        if len(ids) == 0:
+            raise ValueError("no tokens to count")
+        self._size, self._eos = vocabulary_size, eos_id
+        tokens, reach = self._read(ids)
+        numbers: list[Ids] = []  # by order: of the n-gram that ends at each position, -1 where there is none
+        keys: list[Ids] = []
+        counts: list[Ids] = []
+        last: list[Ids] = []  # by order: a position where each n-gram ends
+        for n in range(1, order + 1):
+            context = np.zeros_like(tokens) if n == 1 else np.concatenate([[-1], numbers[-1][:-1]])
+            there = (reach >= n - 1) & (context >= 0)
+            there[0] = False  # the <eos> before the text is context alone
+            found, first, inverse, count = np.unique(
+                context[there] * self._size + tokens[there], return_index=True, return_inverse=True, return_counts=True
+            )
+            number = np.full(len(tokens), -1)
+            number[there] = inverse
+            if n == 1:
+                number[:1] = _find(found, tokens[:1])
+            numbers.append(number)
+            keys.append(found)
+            counts.append(count)
+            last.append(np.flatnonzero(there)[first])
+        self._orders: list[_Order] = []
+        for n in range(1, order + 1):
+            adjusted = counts[n - 1]
+            if (
+                n < order
+            ):  # how many different tokens come before it; what begins a sentence has none, and keeps its count
+                extended = np.bincount(numbers[n - 1][last[n]], minlength=len(adjusted))
+                adjusted = np.where(extended > 0, extended, adjusted)
+            contexts = 1 if n == 1 else len(keys[n - 2])
+            self._orders.append(_discounted(keys[n - 1], keys[n - 1] // self._size, adjusted, contexts))
+
+    def logprobs(self, ids: Ids) -> Floats:
+        """Log-probability, in nats, of each token of a text, which begins after an `<eos>`. ids: (N,)."""
+        tokens, reach = self._read(ids)
+        probability = np.full(len(tokens), 1 / self._size)
+        context = np.zeros_like(tokens)
+        for n, order in enumerate(self._orders, 1):
+            known = (context >= 0) & (reach >= n - 1)
+            number = np.full(len(tokens), -1)
+            number[known] = _find(order.keys, context[known] * self._size + tokens[known])
+            probability[known] *= order.backoff[context[known]]
+            seen = number >= 0
+            probability[seen] += order.discounted[number[seen]]
+            context = np.concatenate([[-1], number[:-1]])
+        logprobs: Floats = np.log(probability[1:])
+        return logprobs
+
+    def _read(self, ids: Ids) -> tuple[Ids, Ids]:
+        """The text after an `<eos>`, and how many tokens before each are in its sentence, that `<eos>` included."""
+        tokens = np.concatenate([[self._eos], np.asarray(ids, dtype=np.int64)])
+        positions = np.arange(len(tokens))
+        begins = np.maximum.accumulate(np.where(tokens == self._eos, positions, 0))
+        reach = np.concatenate([[0], positions[1:] - begins[:-1]])
+        return tokens, reach
+
+
+def _discounted(keys: Ids, contexts_of: Ids, counts: Ids, contexts: int) -> _Order:
+    """contexts_of: the context's number of each n-gram; contexts: how many there are."""
+    totals = np.bincount(contexts_of, weights=counts, minlength=contexts)
+    discount = _discounts(counts)[np.minimum(counts, 3)]
+    left = np.bincount(contexts_of, weights=discount, minlength=contexts)
+    # A context that nothing follows (it ends the text) leaves all to the order below.
+    backoff = np.divide(left, totals, out=np.ones_like(totals), where=totals > 0)
+    return _Order(keys, (counts - discount) / totals[contexts_of], backoff)
+
+
+def _discounts(counts: Ids) -> Floats:
+    """What is taken from counts of 0, 1, 2, and 3 or more (Chen & Goodman 1999, equation 17)."""
+    n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
+    if not (n1 and n2 and n3 and n4):  # too little text to tell, or an order whose counts are all large
+        return np.array([0.0, 0.5, 0.5, 0.5])
+    y = n1 / (n1 + 2 * n2)
+    return np.clip([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3], 0.0, [0, 1, 2, 3])
+
+
+def _find(keys: Ids, wanted: Ids) -> Ids:
+    """The place of each key, -1 where it is not."""
+    places = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+    return np.where(keys[places] == wanted, places, -1)
