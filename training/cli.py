@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -26,9 +27,10 @@ from training.defaults import choose_corpus, describe
 from training.display import TrainingDisplay, clock, counting, curves, sample_line, stepping, tracking
 from training.distributed import Group, join_group
 from training.evaluate import Reset, evaluate_texts, lines_of
-from training.export import add_figures, export_run, ngram_perplexities, trained_speller
+from training.export import add_figures, add_ngram, export_run, ngram_perplexities, trained_speller
 from training.gradient_flow import KINDS, measure_flows
 from training.initialisation import Initialisation
+from training.ngram import MAX_ORDER, KneserNey
 from training.optimisation import Averaging, Optimizer, Schedule
 from training.plots import PlotError, plot_comparison, plot_flows, plot_range, plot_run, plot_zipf
 from training.recipe import Recipe, RecipeError, override, read_recipe
@@ -243,6 +245,41 @@ def evaluate(
         print_figures(console, {f"{loaded.name}, reset {reset}": figures.to_json()})
     if card is not None:
         add_figures(checkpoint, card, figures, reset)
+
+
+@app.command()
+def ngram(
+    checkpoint: Annotated[Path, typer.Argument(help="Whose tokens are counted and predicted, e.g. checkpoints/book.")],
+    texts: Annotated[list[Path], typer.Argument(help="Held-out text files, or folders of them.")],
+    train: Annotated[list[Path], typer.Option(help="Text to count in; repeatable. Held-out files in it are left out.")],
+    order: Annotated[int, typer.Option(min=1, max=MAX_ORDER, help="Tokens of an n-gram.")] = MAX_ORDER,
+    unwrap: Annotated[bool, typer.Option("--unwrap", help="Join wrapped lines of the held-out text.")] = False,
+    as_json: Json = False,
+    card: Annotated[str | None, typer.Option(help="Write the figure into the model card's row of this label.")] = None,
+) -> None:
+    """What counting alone reaches on the tokens of a checkpoint: interpolated, modified Kneser-Ney smoothing."""
+    loaded = load_checkpoint(checkpoint)
+    held_out = find_files(texts)
+    known = {file.resolve() for file in held_out}
+    sources = [file for file in find_files(train) if file.resolve() not in known]
+    contents = tracking(errors, "tokenizing")(read_text(file) for file in sources)
+    counted = tokenize(list(contents), loaded.tokenizer).ids
+    with errors.status("counting"):
+        model = KneserNey(counted.numpy().astype(np.int64), len(loaded.tokenizer), loaded.tokenizer.eos_id, order)
+        split = tokenize([read_text(file, unwrap) for file in held_out], loaded.tokenizer)
+        logprob = sum(float(model.logprobs(ids.numpy()).sum()) for ids in split.documents())
+    perplexity = math.exp(-logprob / len(split.ids))
+    found = {"order": order, "train_tokens": len(counted), "tokens": len(split.ids), "perplexity": perplexity}
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        console.print(
+            f"{order}-gram of {len(counted):,} tokens: perplexity {perplexity:.2f} per token "
+            f"over {len(split.ids):,} tokens",
+            highlight=False,
+        )
+    if card is not None:
+        add_ngram(checkpoint, card, order, perplexity)
 
 
 @app.command()

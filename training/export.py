@@ -187,6 +187,17 @@ def add_figures(directory: Path, label: str, figures: Figures, reset: Reset) -> 
     update_about(directory, about, render_card(about))
 
 
+def add_ngram(directory: Path, label: str, order: int, perplexity: float) -> None:
+    """Put what counting reaches beside a row of a checkpoint's card. Raises `RunError` where there is no such row."""
+    about = load_checkpoint(directory).about
+    figures = about.get("figures", {})
+    if label not in figures:
+        raise RunError(f"{directory}: its card has no row {label!r}; it has {', '.join(figures) or 'none'}")
+    row = figures[label] | {"ngram_order": order, "ngram_perplexity": perplexity}
+    about = about | {"figures": figures | {label: row}}
+    update_about(directory, about, render_card(about))
+
+
 def make_samples(stored: Checkpoint) -> list[dict[str, Any]]:
     """A few texts: whole lines or paragraphs from an empty prompt, or what follows a line end in a document.
 

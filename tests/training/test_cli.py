@@ -200,3 +200,86 @@ def test_two_processes_learn_what_one_does_and_resume(folder: Path) -> None:
 def test_rows_that_cannot_be_divided_are_refused(folder: Path) -> None:
     with pytest.raises(AssertionError, match="cannot be divided among 2 processes"):
         together(["train", "pets.txt", *TINY, "--batch-size", "3", "--steps", "4", "--out", "checkpoints/x"], folder)
+
+
+def test_counting_is_compared_on_the_same_tokens(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "pets.txt", "--out", "checkpoints/pets", "--steps", "20", *TINY]) == 0
+    (folder / "held.txt").write_text("the cat likes fish.\na dog wants a bone.\n")
+    capsys.readouterr()
+    found = []
+    for order in ("1", "5"):
+        assert main(["ngram", "checkpoints/pets", "held.txt", "--train", "pets.txt", "--order", order, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["tokens"] == found[1]["tokens"] == len((folder / "held.txt").read_text())
+    assert found[1]["perplexity"] < found[0]["perplexity"] / 3
+    assert main(["ngram", "checkpoints/pets", "held.txt", "--train", "pets.txt", "--card", "nobody"]) == 2
+    about = load_checkpoint(folder / "checkpoints/pets").about
+    assert all(row["ngram_perplexity"] > 1 for row in about["figures"].values())
+
+
+def test_runs_are_compared_and_checkpoints_averaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, steps in (("short", "20"), ("long", "60")):
+        assert main(["train", "pets.txt", "--out", f"checkpoints/{name}", "--steps", steps, *TINY]) == 0
+    capsys.readouterr()
+    assert main(["compare", "runs/short", "runs/long", "--json", "--plot", "both.png"]) == 0
+    short, long = json.loads(capsys.readouterr().out)
+    assert (short["steps"], long["steps"]) == (20, 60)
+    assert long["best_perplexity"] < short["best_perplexity"]
+    assert (folder / "both.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["compare", "runs/short", "runs/long"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("long") < printed.index("short")  # best first
+
+    assert main(["average", "checkpoints/short", "checkpoints/long", "--out", "checkpoints/mean"]) == 0
+    models = [load_checkpoint(folder / "checkpoints" / name).model for name in ("short", "long", "mean")]
+    one, other, mean = (model.output.weight for model in models)
+    torch.testing.assert_close(mean, (one + other) / 2, rtol=0.02, atol=0.01)  # stored in bfloat16
+
+
+def test_range_test_finds_a_rate_that_teaches(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lr-range", "pets.txt", "--steps", "80", "--plot", "range.png", "--threads", "1"]) == 0
+    rate = float(capsys.readouterr().out.split("fastest at ")[1].split(";")[0])
+    assert 1e-4 < rate < 1
+    assert (folder / "range.png").exists()
+    assert not (folder / "runs").exists() or not list((folder / "runs").iterdir())
+
+
+def test_gradient_flow_writes_figures_and_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--hidden-size", "16", "--distance", "20", "--steps", "4", "--cells", "lstm,rnn-tanh", "--threads", "1"]
+    assert main(["gradient-flow", "pets.txt", "--out", "flow.json", *options]) == 0
+    flows = json.loads((folder / "flow.json").read_text())["flows"]
+    assert [(flow["kind"], flow["steps"]) for flow in flows] == [
+        ("rnn-tanh", 0), ("rnn-tanh", 4), ("lstm", 0), ("lstm", 4),
+    ]  # fmt: skip
+    assert (folder / "flow.png").exists()
+    assert "factor a token" in capsys.readouterr().out
+    assert main(["gradient-flow", "pets.txt", "--cells", "quantum"]) == 2
+
+
+def test_a_word_model_learns_to_spell_what_its_vocabulary_leaves_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    syllables = ("ba", "di", "ko", "lu", "me")
+    rare = [a + b + c for a in syllables for b in syllables for c in syllables]
+    (folder / "pets.txt").write_text("".join(f"the {word} sees the cat.\nthe cat sees.\n" for word in rare) * 2)
+    options = ["--level", "word", "--vocabulary-size", "12", "--min-count", "3", "--steps", "20"]
+    assert main(["train", "pets.txt", "--out", "checkpoints/rare", *options, *TINY]) == 0
+    trained = load_checkpoint(folder / "checkpoints/rare")
+    assert trained.speller is not None
+    known, odd = trained.speller.logprobs([" bakolu", " xqzwvj"])
+    assert known > odd + 5
+    row = trained.about["figures"]["test"]
+    assert row["open_bits_per_character"] > row["bits_per_character"]
+
+    capsys.readouterr()
+    assert main(["evaluate", "checkpoints/rare", "pets.txt", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["open_bits_per_character"] is not None
+    assert main(["speller", "checkpoints/rare", "pets.txt", "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "125 types are outside the vocabulary" in printed
+    assert "bits per character" in printed
+
+
+def test_tensorboard_gets_the_curves(folder: Path) -> None:
+    assert main(["train", "pets.txt", "--out", "checkpoints/pets", "--steps", "20", "--tensorboard", *TINY]) == 0
+    assert list((folder / "runs/pets/tensorboard").glob("events.out.tfevents.*"))

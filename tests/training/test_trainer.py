@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,37 @@ def test_same_seed_same_weights_other_seed_others(make_run: Callable[..., Run]) 
     assert not torch.equal(final_tensors(one)["model.output.weight"], final_tensors(other)["model.output.weight"])
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("partition", ["sequential", "random"])
-def test_stopped_and_resumed_equals_uninterrupted(make_run: Callable[..., Run], cell: str, partition: str) -> None:
-    tables = {"network": {"cell": cell}, "training": {"partition": partition, "checkpoint_every": 7}}
+REGULARISED = {
+    "locked": True,
+    "word_dropout": 0.1,
+    "dropconnect": 0.2,
+    "activation_l2": 1.0,
+    "temporal_l2": 1.0,
+    "truncation": "variable",
+}
+NT_ASGD = {"optimizer": "sgd", "learning_rate": 1.0, "averaging": "triggered", "validate_every": 1, "patience": 99}
+
+KINDS_OF_TRAINING = {
+    "rnn": {"network": {"cell": "rnn"}},
+    "gru, random windows": {"network": {"cell": "gru"}, "training": {"partition": "random"}},
+    "random windows": {"training": {"partition": "random"}},
+    "one-cycle": {"training": {"schedule": "one-cycle"}},
+    "sgd, constant": {"training": {"optimizer": "sgd", "schedule": "constant", "learning_rate": 1.0}},
+    "NT-ASGD": {"training": {**NT_ASGD, "schedule": "constant"}},
+    "NT-ASGD, cosine": {"training": NT_ASGD},
+    "ema": {"training": {"averaging": "ema"}},
+    "all regularisation": {"training": REGULARISED},
+    "randomised truncation": {"training": {"truncation": "randomised"}},
+    "sampled softmax": {"training": {"sampled_softmax": 8, "full_softmax_from": 0.6}},
+    "orthogonal": {"training": {"initialisation": "orthogonal", "forget_bias": 1.0}},
+}
+
+
+@pytest.mark.parametrize("tables", KINDS_OF_TRAINING.values(), ids=KINDS_OF_TRAINING.keys())
+def test_stopped_and_resumed_equals_uninterrupted(
+    make_run: Callable[..., Run], tables: dict[str, dict[str, object]]
+) -> None:
+    tables = tables | {"training": {**tables.get("training", {}), "checkpoint_every": 7}}
     whole, parts = make_run("whole", **tables), make_run("parts", **tables)
     whole.trainer().run(lambda _: None)
 
@@ -118,3 +146,29 @@ def test_gradient_that_is_not_finite_ends_the_run_with_advice(tmp_path: Path) ->
 def test_impossible_configuration_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):
         TrainingConfig(**({"steps": 1} | {field: value}))  # type: ignore[arg-type]  # values of several types
+
+
+def test_averaging_begins_once_validation_stops_falling_and_is_what_is_exported(make_run: Callable[..., Run]) -> None:
+    run = make_run(training={**NT_ASGD, "learning_rate": 4.0, "schedule": "constant", "steps": 60, "dropout": 0.0})
+    trainer = run.trainer()
+    position = trainer.run(lambda _: None)
+    assert position.averaged > 0
+    assert position.averaged < position.step - 5
+    tensors = final_tensors(run)
+    assert not torch.equal(tensors["average.output.weight"], tensors["model.output.weight"])
+    if position.best_step == position.step:
+        best = load_file(run.directory / "best.safetensors")
+        assert torch.equal(best["output.weight"], tensors["average.output.weight"])
+
+
+def test_short_windows_take_short_steps(make_run: Callable[..., Run]) -> None:
+    """The rate is scaled with the window's length; reports tell the schedule's own."""
+    trainer = make_run(training={"truncation": "variable", "schedule": "constant", "warmup_steps": 0}).trainer()
+    lengths, rates = [], []
+    for _ in range(6):
+        lengths.append(trainer.batches[trainer.position.step].inputs.shape[1])
+        report = trainer._step(0.0)
+        rates.append(trainer._optimizer.param_groups[0]["lr"] / report.learning_rate)
+        trainer.position = replace(trainer.position, step=report.step)
+    assert len(set(lengths)) > 1
+    assert rates == pytest.approx([length / 16 for length in lengths])
