@@ -17,7 +17,7 @@ from rich.table import Table
 from models.checkpoint import load_checkpoint
 from models.inference import NUMBER_TYPES, InferenceNetwork, load_inference
 from models.scoring import perplexity
-from training.corpus import read_text
+from training.documents import read_text
 
 STREAMS, WINDOW = 64, 64
 

@@ -24,6 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from training.tokens import positions_of
+
 Partition = Literal["sequential", "random"]
 Truncation = Literal["fixed", "variable", "randomised"]
 
@@ -64,23 +66,24 @@ class Batches:
         seed: int,
         truncation: Truncation = "fixed",
     ) -> None:
-        """ids: (N,), any integer type. Raises `ValueError` when N is too small for one window."""
-        self._ids = torch.cat([torch.tensor([eos_id], dtype=ids.dtype), ids])  # the first token is predicted too
+        """ids: (N,), any integer type; not copied. Raises `ValueError` when N is too small for one window."""
+        self._ids, self._eos_id = ids, eos_id
         self._batch_size = batch_size
         self._bptt_length = bptt_length
         self._partition = partition
         self._reset_probability = reset_probability
         self._seed = seed
         self._varies = truncation == "variable" and partition == "sequential"
-        span = len(self._ids) - 1 - bptt_length  # an epoch must fit at every offset below bptt_length
+        span = len(ids) - bptt_length  # an epoch must fit at every offset below bptt_length
         self.batches_per_epoch = span // (batch_size * bptt_length)
         if self.batches_per_epoch < 1:
             raise ValueError(
                 f"{len(ids)} tokens are too few for {batch_size} windows of {bptt_length}; "
                 "make batch_size or bptt_length smaller"
             )
-        begins = torch.nonzero(self._ids[: len(self._ids) - bptt_length] == eos_id).flatten()
-        self._begins = begins  # where a window can begin with <eos>; the first one is at 0
+        begins = positions_of(eos_id, ids[: len(ids) - bptt_length]) + 1
+        self._begins = begins = torch.cat([torch.zeros(1, dtype=torch.int64), begins])
+        """Where a window can begin with <eos>. Positions count from the <eos> before the text, which is not in ids."""
         # In running text, with hardly an <eos>, rows would leave for the same few windows, and learn them by heart.
         self._boundaries_are_many = len(begins) * bptt_length * 8 >= len(ids)
         self._drawn: tuple[int, _Epoch] | None = None
@@ -105,13 +108,15 @@ class Batches:
             if self._boundaries_are_many:
                 if index:
                     fresh |= self._excursions(step - 1)[0]
-                starts = torch.where(leaves, begins.clamp_max(len(self._ids) - 1 - length), starts)
+                starts = torch.where(leaves, begins.clamp_max(len(self._ids) - length), starts)
         else:
             starts = drawn.offset + drawn.order[index * rows : (index + 1) * rows] * length
             begins = self._begins[torch.searchsorted(self._begins, starts, right=True) - 1]
             starts = torch.where(starts - begins < length, begins, starts)
             fresh = torch.ones(rows, dtype=torch.bool)
-        window = self._ids[starts[:, None] + torch.arange(length + 1)].long()
+        positions = starts[:, None] + torch.arange(length + 1)
+        window = self._ids[(positions - 1).clamp_min(0)].long()
+        window[positions == 0] = self._eos_id  # the first token is predicted too
         return Batch(window[:, :-1], window[:, 1:], fresh)
 
     def _excursions(self, step: int) -> tuple[Tensor, Tensor]:

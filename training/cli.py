@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,10 +23,11 @@ from models.tokenizer import Boundary, Level, Tokenizer
 from training.batching import Partition, Truncation
 from training.comparison import average_checkpoints, diverged, suggest_rate, summarise
 from training.config import Precision
-from training.corpus import CorpusConfig, CorpusError, Part, find_files, read_text, tokenize
+from training.corpus import CorpusConfig, Part, find_files
 from training.defaults import choose_corpus, describe
-from training.display import TrainingDisplay, clock, counting, curves, sample_line, stepping, tracking
+from training.display import TrainingDisplay, clock, counting, curves, sample_line, stepping
 from training.distributed import Group, join_group
+from training.documents import CorpusError, read_text, size, unwrapped, whole_file
 from training.evaluate import Reset, evaluate_texts, lines_of
 from training.export import add_figures, add_ngram, export_run, ngram_perplexities, trained_speller
 from training.gradient_flow import KINDS, measure_flows
@@ -35,9 +37,10 @@ from training.optimisation import Averaging, Optimizer, Schedule
 from training.plots import PlotError, plot_comparison, plot_flows, plot_range, plot_run, plot_zipf
 from training.recipe import Recipe, RecipeError, override, read_recipe
 from training.run import Run, RunError, check_writable, open_run, prepare_run
-from training.speller import held_out_types, train_speller, unknown_words
+from training.speller import held_out_types, train_speller
 from training.stats import measure
 from training.tables import print_comparison, print_figures, print_flows, print_plan, print_statistics
+from training.tokens import tokenize
 from training.trainer import Report, TrainingError
 
 INTERRUPTED = 130
@@ -179,7 +182,7 @@ def train(
     with _group(device) as group:
         if group.is_first:
             command = "python -m training " + shlex.join(sys.argv[1:])
-            run_ = prepare_run(directory, asked, data or Path(), command, out, force, tracking(console, "tokenizing"))
+            run_ = prepare_run(directory, asked, data or Path(), command, out, force, partial(counting, console))
             print_plan(console, run_)
         group.wait()
         _train_and_export(open_run(directory), out, group, resumed=False, tensorboard=tensorboard)
@@ -262,12 +265,14 @@ def ngram(
     held_out = find_files(texts)
     known = {file.resolve() for file in held_out}
     sources = [file for file in find_files(train) if file.resolve() not in known]
-    contents = tracking(errors, "tokenizing")(read_text(file) for file in sources)
-    counted = tokenize(list(contents), loaded.tokenizer).ids
+    documents = [whole_file(file) for file in sources]
+    with counting(errors, "tokenizing", sum(map(size, documents))) as advance:
+        counted = tokenize(documents, loaded.tokenizer, on_text=advance).ids
     with errors.status("counting"):
         model = KneserNey(counted.numpy().astype(np.int64), len(loaded.tokenizer), loaded.tokenizer.eos_id, order)
-        split = tokenize([read_text(file, unwrap) for file in held_out], loaded.tokenizer)
-        logprob = sum(float(model.logprobs(ids.numpy()).sum()) for ids in split.documents())
+        held = [unwrapped(whole_file(file)) if unwrap else whole_file(file) for file in held_out]
+        split = tokenize(held, loaded.tokenizer)
+        logprob = sum(float(model.logprobs(ids.numpy().astype(np.int64)).sum()) for ids in split.documents())
     perplexity = math.exp(-logprob / len(split.ids))
     found = {"order": order, "train_tokens": len(counted), "tokens": len(split.ids), "perplexity": perplexity}
     if as_json:
@@ -298,8 +303,9 @@ def speller(
     loaded = load_checkpoint(checkpoint)
     if loaded.tokenizer.level not in ("word", "split"):
         raise RecipeError(f"{checkpoint}: level {loaded.tokenizer.level} has no words to spell")
-    contents = [read_text(file, unwrap) for file in find_files(texts)]
-    types = list(unknown_words(tracking(console, "looking for unknown words")(contents), loaded.tokenizer))
+    documents = [unwrapped(whole_file(file)) if unwrap else whole_file(file) for file in find_files(texts)]
+    with counting(console, "looking for unknown words", sum(map(size, documents))) as advance:
+        types = list(tokenize(documents, loaded.tokenizer, on_text=advance).unknown)
     console.print(f"{len(types):,} types are outside the vocabulary", highlight=False)
     with stepping(console, "learning to spell") as on_step:
         taught = train_speller(types, seed, on_step)
@@ -425,9 +431,7 @@ def lr_range(
     asked = replace(asked, training={k: v for k, v in asked.training.items() if k != "max_minutes"})
     reports: list[Report] = []
     with tempfile.TemporaryDirectory() as folder:
-        run = prepare_run(
-            Path(folder) / "range", asked, data or Path(), "lr-range", progress=tracking(console, "tokenizing")
-        )
+        run = prepare_run(Path(folder) / "range", asked, data or Path(), "lr-range", progress=partial(counting, errors))
         trainer = run.trainer()
         with stepping(errors, "raising the learning rate") as on_step:
 

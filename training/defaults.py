@@ -26,6 +26,7 @@ from models.network import LanguageModel, NetworkConfig
 from models.tokenizer import Boundary, Level
 from training.config import TrainingConfig
 from training.corpus import CorpusConfig
+from training.documents import Document, head, size
 
 SAMPLE_CHARACTERS = 2_000_000
 WORD_LEVEL_CHARACTERS = 5_000_000
@@ -43,7 +44,7 @@ PUNCTUATION = tuple(".,;:!?…。，、；：！？")
 
 @dataclass(frozen=True)
 class TextShape:
-    """What the choices are made from; everything but `characters` is measured on a sample.
+    """What the choices are made from; everything but `characters` (of files: bytes) is measured on a sample.
 
     line_length: mean over lines that are not empty. empty_lines: their share of all lines. spaces: share of
     characters. punctuated: share of lines that end in punctuation. wrapped: lines are broken at a fixed width.
@@ -70,15 +71,15 @@ class TextShape:
         return self.is_list and self.line_length <= 60 and self.spaces < 0.12 and self.punctuated < 0.2
 
 
-def describe(documents: Sequence[str]) -> TextShape:
+def describe(documents: Sequence[Document]) -> TextShape:
     """Measure the layout of a text on a sample of it."""
     share = max(20_000, SAMPLE_CHARACTERS // max(1, len(documents)))
-    sample = "\n".join(text[:share] for text in documents)[:SAMPLE_CHARACTERS]
+    sample = "\n".join(head(document, share) for document in documents)[:SAMPLE_CHARACTERS]
     lines = sample.rstrip("\n").split("\n")
     filled = [line.strip() for line in lines if line.strip()] or [""]
     lengths = sorted(map(len, filled))
     return TextShape(
-        characters=sum(map(len, documents)),
+        characters=sum(map(size, documents)),
         line_length=sum(lengths) / len(lengths),
         empty_lines=sum(not line.strip() for line in lines) / len(lines),
         spaces=sample.count(" ") / max(1, len(sample)),

@@ -1,7 +1,7 @@
 """What the terminal shows of a run: a live line where there is a terminal, plain lines where there is none."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -157,16 +157,3 @@ def stepping(console: Console, what: str) -> Iterator[Callable[[int, int], None]
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, steps: progress.update(task, completed=done, total=steps)
-
-
-def tracking(console: Console, what: str) -> Callable[[Iterable[str]], Iterable[str]]:
-    """Wraps texts so that a bar shows how many of them have been worked on."""
-
-    def track(texts: Iterable[str]) -> Iterator[str]:
-        known = list(texts)
-        with counting(console, what, len(known)) as advance:
-            for text in known:
-                yield text
-                advance(1)
-
-    return track

@@ -22,8 +22,7 @@ from models.network import LanguageModel
 from models.scoring import bits_per_character, perplexity, score_sequences, token_logprobs
 from models.speller import Speller
 from models.tokenizer import Tokenizer
-from training.corpus import Split, tokenize
-from training.speller import unknown_words
+from training.tokens import Split, tokenize
 
 Reset = Literal["never", "line"]
 
@@ -120,9 +119,9 @@ def evaluate_texts(
     if reset == "line":
         lines = [line for text in texts for line in lines_of(text)]
         figures = evaluate_lines(model, tokenizer, lines, on_tokens)
-    else:
-        figures = evaluate_split(model, tokenize(texts, tokenizer), tokenizer, on_tokens)
-    return spelled(figures, unknown_words(texts, tokenizer), speller)
+        return spelled(figures, tokenize(texts, tokenizer).unknown, speller)
+    split = tokenize(texts, tokenizer)
+    return spelled(evaluate_split(model, split, tokenizer, on_tokens), split.unknown, speller)
 
 
 def spelled(figures: Figures, unknown: Mapping[str, int], speller: Speller | None) -> Figures:

@@ -18,16 +18,19 @@ from models.network import LanguageModel, NetworkConfig
 from models.sampling import SamplingParams
 from models.speller import Speller
 from training.card import render_card
-from training.corpus import Split
 from training.evaluate import Figures, Reset, evaluate_split, ignore, spelled
 from training.ngram import MAX_ORDER, KneserNey
 from training.run import Run, RunError
 from training.speller import can_learn_spelling, train_speller
+from training.tokens import Split
 from training.trainer import Position, read_position
 
 BEST, NGRAM = "best.safetensors", "ngram.json"
 
 SAMPLE_TEMPERATURE = 0.8
+
+NGRAM_TOKENS = 50_000_000
+"""Counted at most; it takes 100 bytes of memory for each."""
 
 
 def best_model(run: Run) -> LanguageModel:
@@ -57,7 +60,7 @@ def trained_speller(run: Run, on_step: Callable[[int, int], None] | None = None)
                 for name, parameter in model.named_parameters():
                     parameter.copy_(file.get_tensor(name))
         return Speller(model.eval().requires_grad_(False))
-    types = list(run.unknown.get("train", {}))
+    types = list(run.splits["train"].unknown)
     if not can_learn_spelling(types):
         return None
     speller = train_speller(types, run.config.training.seed, on_step)
@@ -71,7 +74,7 @@ def ngram_perplexities(run: Run) -> dict[str, float]:
     path = run.directory / NGRAM
     if not path.is_file():
         size, eos_id = len(run.tokenizer), run.tokenizer.eos_id
-        counted = KneserNey(run.splits["train"].ids.numpy().astype(np.int64), size, eos_id)
+        counted = KneserNey(run.splits["train"].ids[:NGRAM_TOKENS].numpy().astype(np.int64), size, eos_id)
         held_out = {name: split for name, split in run.splits.items() if name != "train" and len(split.ids)}
         found = {
             name: float(np.exp(-counted.logprobs(split.ids.numpy().astype(np.int64)).mean()))
@@ -105,9 +108,7 @@ def export_run(
     splits = {name: split for name, split in run.splits.items() if name != "train" and len(split.ids)}
     figures = {
         {"valid": "validation", "test": "test"}[name]: figures_row(
-            spelled(
-                evaluate_split(stored.model, split, tokenizer, on_tokens), run.unknown.get(name, {}), stored.speller
-            ),
+            spelled(evaluate_split(stored.model, split, tokenizer, on_tokens), split.unknown, stored.speller),
             "never",
         )
         | {"ngram_order": MAX_ORDER, "ngram_perplexity": counting[name]}
@@ -136,7 +137,7 @@ def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:
         "created": config.created,
         "sources": config.sources,
         "corpus": {
-            name: _split_row(split, stored.tokenizer.unk_id)
+            name: _split_row(split)
             for name, split in ((name, run.splits[name]) for name in ("train", "valid", "test"))
             if len(split.ids)
         },
@@ -163,13 +164,13 @@ def _progress(position: Position, tokens_per_step: int, train_tokens: int) -> di
     }
 
 
-def _split_row(split: Split, unk_id: int) -> dict[str, Any]:
+def _split_row(split: Split) -> dict[str, Any]:
     return {
         "documents": len(split.starts),
         "characters": split.characters,
         "words": split.words,
         "tokens": len(split.ids),
-        "oov_rate": (split.ids == unk_id).double().mean().item(),
+        "oov_rate": split.oov / len(split.ids),
     }
 
 

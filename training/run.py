@@ -3,9 +3,9 @@
 runs/NAME/
   run.json              network, corpus and training configurations, sources, the command: written once, at the start
   tokenizer.json        built from the training text
-  unknown.json          what `<unk>` stands for in each split, and how often
-  speller.safetensors   trained on the first of those, at the end
-  corpus.safetensors    the tokenized splits: resuming does not need the text files
+  train.ids, train.json, valid.…, test.…
+                        the tokenized splits (training/tokens.py): resuming does not need the text files
+  speller.safetensors   of the words that the vocabulary left out, trained at the end
   trainer.safetensors   weights, optimizer, state and position, to resume from (training/trainer.py)
   best.safetensors      the weights with the best validation, to export
   log.jsonl, curve.png
@@ -16,7 +16,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -29,26 +30,27 @@ from models.checkpoint import Storage
 from models.network import NetworkConfig
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig, resolve_precision
-from training.corpus import (
-    CorpusConfig,
-    CorpusError,
-    Split,
-    load_splits,
-    make_splits,
-    read_files,
-    save_splits,
-    tokenize,
-)
+from training.corpus import CorpusConfig, make_splits, read_files
 from training.defaults import choose_corpus, choose_network, choose_training, describe
 from training.distributed import ALONE, Group
+from training.documents import CorpusError, Document, pieces, size
 from training.recipe import Recipe
-from training.speller import unknown_words
+from training.tokens import COUNTS, SUFFIX, Split, load_split, tokenize
 from training.trainer import Trainer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-CORPUS, TOKENIZER, DESCRIPTION = "corpus.safetensors", "tokenizer.json", "run.json"
-UNKNOWN = "unknown.json"
+SPLITS = ("train", "valid", "test")
+TOKENIZER, DESCRIPTION = "tokenizer.json", "run.json"
+
+
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
+"""What is being done, of how much -> something to tell how much more is done: `training.display.counting`."""
+
+
+def no_progress(_what: str, _total: int | None) -> AbstractContextManager[Callable[[int], None]]:
+    """Nobody watches."""
+    return nullcontext(lambda _: None)
 
 
 class RunError(ValueError):
@@ -94,7 +96,7 @@ class Run:
 
     @cached_property
     def splits(self) -> dict[str, Split]:
-        return load_splits(self.directory / CORPUS)
+        return {name: load_split(self.directory / name) for name in SPLITS}
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -102,13 +104,6 @@ class Run:
         assert level is not None
         assert boundary is not None
         return Tokenizer.from_bytes((self.directory / TOKENIZER).read_bytes(), level, boundary)
-
-    @cached_property
-    def unknown(self) -> dict[str, dict[str, int]]:
-        """By split: what `<unk>` stands for in it, and how often."""
-        path = self.directory / UNKNOWN
-        found: dict[str, dict[str, int]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return found
 
     def trainer(self, group: Group = ALONE) -> Trainer:
         """At the first step; `load` it to continue."""
@@ -131,11 +126,11 @@ def prepare_run(
     command: str,
     out: Path | None = None,
     force: bool = False,
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    progress: Progress = no_progress,
 ) -> Run:
     """Read the text, choose what was not given, and write a run directory that is there whole or not at all.
 
-    data: the folder that the recipe's paths start from. progress: wraps the documents as they are tokenized.
+    data: the folder that the recipe's paths start from. progress: shows what is done of a text.
     Raises `RunError` when the directory exists and not `force`, `CorpusError` or `ValueError` on what cannot be
     trained.
     """
@@ -144,30 +139,27 @@ def prepare_run(
             f"{directory}: this run exists already. Continue it:  python -m training resume {directory}\n"
             "or start it anew with --force (the old run is deleted), or give another --run"
         )
-    corpus, tokenizer, splits, files, unknown = read_corpus(recipe, data, progress)
-    assert corpus.level is not None
-    train_tokens = len(splits["train"].ids)
-    network = choose_network(recipe.network, corpus.level, len(tokenizer), train_tokens)
-    native = resolve_precision("auto", torch.device("cpu")) == torch.bfloat16
-    training = choose_training(recipe.training, network, train_tokens, bool(corpus.shuffle_lines), native)
-    config = RunConfig(
-        network=network,
-        corpus=corpus,
-        training=training,
-        sources={name: [_shown(file, data) for file in found] for name, found in files.items()},
-        description=recipe.sources.description,
-        licence=recipe.sources.licence,
-        command=command,
-        out=str(out) if out else None,
-        storage=recipe.export.storage,
-        hardware=hardware(),
-        created=datetime.now(UTC).date().isoformat(),
-    )
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        tokenizer.save(temporary / TOKENIZER)
-        save_splits(splits, temporary / CORPUS)
-        (temporary / UNKNOWN).write_text(json.dumps(unknown, ensure_ascii=False), encoding="utf-8")
+        corpus, tokenizer, splits, files = read_corpus(recipe, data, temporary, progress)
+        assert corpus.level is not None
+        train_tokens = len(splits["train"].ids)
+        network = choose_network(recipe.network, corpus.level, len(tokenizer), train_tokens)
+        native = resolve_precision("auto", torch.device("cpu")) == torch.bfloat16
+        training = choose_training(recipe.training, network, train_tokens, bool(corpus.shuffle_lines), native)
+        config = RunConfig(
+            network=network,
+            corpus=corpus,
+            training=training,
+            sources={name: [_shown(file, data) for file in found] for name, found in files.items()},
+            description=recipe.sources.description,
+            licence=recipe.sources.licence,
+            command=command,
+            out=str(out) if out else None,
+            storage=recipe.export.storage,
+            hardware=hardware(),
+            created=datetime.now(UTC).date().isoformat(),
+        )
         write_config(config, temporary)
         Run(temporary, config).trainer()  # so that what cannot be trained is said before the old run is gone
         if directory.exists():
@@ -180,10 +172,10 @@ def prepare_run(
 
 
 def read_corpus(
-    recipe: Recipe, data: Path, progress: Callable[[Iterable[str]], Iterable[str]] = iter
-) -> tuple[CorpusConfig, Tokenizer, dict[str, Split], dict[str, list[Path]], dict[str, dict[str, int]]]:
-    """The text of a recipe, tokenized: the configuration in full, the tokenizer, the splits, the files of each, and
-    the unknown words of each."""
+    recipe: Recipe, data: Path, directory: Path, progress: Progress = no_progress
+) -> tuple[CorpusConfig, Tokenizer, dict[str, Split], dict[str, list[Path]]]:
+    """The text of a recipe, tokenized into `directory`, the tokenizer beside it: the configuration in full, the
+    tokenizer, the splits, the files of each."""
     sources = recipe.sources
     if not sources.train:
         raise CorpusError("no text to train on: name files or folders, or a recipe that does")
@@ -193,21 +185,28 @@ def read_corpus(
     assert corpus.level is not None
     assert corpus.boundary is not None
     texts = make_splits(texts, corpus)
-    tokenizer = Tokenizer.train(
-        texts.train, corpus.level, corpus.boundary, corpus.vocabulary_size, corpus.min_count or 1
-    )
-    splits = {
-        "train": tokenize(texts.train, tokenizer, progress),
-        "valid": tokenize(texts.valid, tokenizer),
-        "test": tokenize(texts.test, tokenizer),
-    }
+    total = sum(map(size, texts.train))
+    with progress("building the vocabulary", total) as advance:
+        tokenizer = Tokenizer.train(
+            _told(texts.train, advance), corpus.level, corpus.boundary, corpus.vocabulary_size, corpus.min_count or 1
+        )
+    tokenizer.save(directory / TOKENIZER)
+    with progress("tokenizing", total) as advance:
+        splits = {name: tokenize(getattr(texts, name), tokenizer, directory / name, advance) for name in SPLITS}
     if len(splits["train"].ids) < 64:
         raise CorpusError(
             f"{len(splits['train'].ids)} tokens of training text are too few to learn from; "
             f"give at least some thousand {'characters' if corpus.level == 'char' else 'words'}"
         )
-    unknown = {name: dict(unknown_words(getattr(texts, name), tokenizer)) for name in splits}
-    return corpus, tokenizer, splits, files, unknown
+    return corpus, tokenizer, splits, files
+
+
+def _told(documents: Sequence[Document], advance: Callable[[int], None]) -> Iterator[str]:
+    """Piece by piece; how much was read is told."""
+    for document in documents:
+        for piece in pieces(document):
+            yield piece
+            advance(len(piece))
 
 
 def open_run(directory: Path) -> Run:
@@ -219,7 +218,7 @@ def open_run(directory: Path) -> Run:
         raise RunError(f"{directory}: not a run (there is no {DESCRIPTION} in it)") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{path}: cannot be read ({error})") from None
-    for name in (TOKENIZER, CORPUS):
+    for name in (TOKENIZER, *(f"{split}{suffix}" for split in SPLITS for suffix in (SUFFIX, COUNTS))):
         if not (directory / name).is_file():
             raise RunError(f"{directory / name}: is missing")
     return Run(directory, config)

@@ -2,15 +2,13 @@
 unknown words of another text are mostly new ones too."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from models.network import LanguageModel, NetworkConfig
 from models.speller import END, VOCABULARY_SIZE, Speller
-from models.tokenizer import UNK, Tokenizer
 from training.batching import mix
 from training.loss import linear_cross_entropy
 from training.optimisation import make_optimizer, rate_factor
@@ -24,28 +22,6 @@ LONGEST = 48
 """Bytes; longer types (rows of dashes, addresses) teach nothing of spelling."""
 FEWEST = 50
 """Types, at least, to learn from."""
-
-
-def unknown_words(documents: Iterable[str], tokenizer: Tokenizer) -> Counter[str]:
-    """What `<unk>` stands for in the documents, and how often: surface forms of tokens. None at levels whose tokens are
-    no words."""
-    found: Counter[str] = Counter()
-    if tokenizer.level not in ("word", "split"):
-        return found
-    inner, unk_id = tokenizer.inner, tokenizer.unk_id
-    for text in documents:
-        pieces = text.split("\n")
-        for piece, encoding in zip(pieces, inner.encode_batch(pieces, add_special_tokens=False), strict=True):
-            ids = encoding.ids
-            if unk_id in ids:
-                offsets = encoding.offsets
-                for place, token_id in enumerate(ids):
-                    if token_id == unk_id:
-                        start, end = offsets[place]
-                        found[piece[start:end]] += 1
-    for symbol in (UNK, f" {UNK}"):
-        found.pop(symbol, None)  # as it stands in a pre-tokenized text: no word, but the symbol itself
-    return found
 
 
 def can_learn_spelling(types: Sequence[str]) -> bool:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from models.tokenizer import EOS, Boundary, Level, Tokenizer
-from training.corpus import hold_out, tokenize
+from training.corpus import hold_out
+from training.documents import Document, pieces
+from training.tokens import tokenize
 
 VOCABULARY_SIZES = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
 
@@ -65,9 +67,10 @@ def measure(documents: Sequence[str], level: Level, boundary: Boundary = "line")
     return statistics, frequencies
 
 
-def count_types(documents: Sequence[str], level: Level, boundary: Boundary) -> tuple[Counter[int], Tokenizer]:
+def count_types(documents: Sequence[Document], level: Level, boundary: Boundary) -> tuple[Counter[int], Tokenizer]:
     """How often each token id occurs, with every type in the vocabulary."""
-    tokenizer = Tokenizer.train(documents, level, boundary)
+    texts = (piece for document in documents for piece in pieces(document))
+    tokenizer = Tokenizer.train(texts, level, boundary)
     ids, counts = np.unique(tokenize(documents, tokenizer).ids.numpy(), return_counts=True)
     counter = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
     del counter[tokenizer.vocabulary[EOS]]

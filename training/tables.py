@@ -38,12 +38,8 @@ def print_plan(console: Console, run: Run) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    if corpus.boundary == "line" and len(splits["train"].starts) == 1 and _sentences(run) < 2:
+    if corpus.boundary == "line" and len(splits["train"].starts) == 1 and splits["train"].sentences < 2:
         console.print("advice    the text is one long line: --boundary document suits it better", highlight=False)
-
-
-def _sentences(run: Run) -> int:
-    return int((run.splits["train"].ids == run.tokenizer.eos_id).sum())
 
 
 def print_figures(console: Console, rows: dict[str, dict[str, Any]]) -> None:

@@ -8,7 +8,8 @@ import pytest
 from models.network import LanguageModel, NetworkConfig
 from models.speller import VOCABULARY_SIZE, Speller
 from tests.tiny import tiny_model, tiny_tokenizer
-from training.speller import held_out_types, train_speller, unknown_words
+from training.speller import held_out_types, train_speller
+from training.tokens import unknown_words
 
 WORDS = ["".join(letters) for n in (1, 2, 3, 4) for letters in itertools.product("abc", repeat=n)]
 
@@ -69,7 +70,7 @@ def test_network_of_another_vocabulary_is_refused() -> None:
 
 
 def test_unknown_words_are_counted_with_their_space() -> None:
-    found = unknown_words(["The dog ate.\nA dog!\n<unk> cat ran"], tiny_tokenizer("word"))
+    found = unknown_words("The dog ate.\nA dog!\n<unk> cat ran", tiny_tokenizer("word"))
     assert found == {" dog": 2, "A": 1, " ran": 1}
 
 

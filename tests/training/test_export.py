@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from models.checkpoint import Storage, load_checkpoint
-from training.corpus import Split
 from training.evaluate import evaluate_split, evaluate_texts
 from training.export import add_figures, best_model, export_run
 from training.run import Run, RunError, open_run
+from training.tokens import Split
 
 
 @pytest.fixture

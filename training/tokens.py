@@ -1,0 +1,134 @@
+"""Tokenized text: token ids of whole splits, in memory or in a file that is mapped into it, and their counts."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.tokenizer import UNK, Tokenizer
+from training.documents import Document, pieces
+
+MOST_UNKNOWN = 500_000
+"""Different unknown words that are remembered of a split."""
+
+SUFFIX, COUNTS = ".ids", ".json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Token ids of one split: documents one after the other, each closed by `<eos>`.
+
+    ids: (N,), of the smallest integer type that holds the vocabulary. starts: where each document begins. characters,
+    words: of the text, for the figures that are counted per character or per word. sentences: tokens that are `<eos>`.
+    unknown: what `<unk>` stands for, surface forms, and how often; oov: how many tokens are `<unk>`.
+    """
+
+    ids: Tensor
+    starts: list[int] = field(default_factory=list)
+    characters: int = 0
+    words: int = 0
+    sentences: int = 0
+    oov: int = 0
+    unknown: dict[str, int] = field(default_factory=dict)
+
+    def documents(self) -> list[Tensor]:
+        """One (n,) tensor a document."""
+        return [self.ids[a:b] for a, b in pairwise([*self.starts, len(self.ids)])]
+
+
+def tokenize(
+    documents: Sequence[Document],
+    tokenizer: Tokenizer,
+    path: Path | None = None,
+    on_text: Callable[[int], None] = lambda _: None,
+) -> Split:
+    """Token ids of documents. path: where to keep them; None: in memory. on_text: told of characters read."""
+    kind = _smallest_type(len(tokenizer))
+    parts: list[np.ndarray[Any, Any]] = []
+    file = path.with_suffix(SUFFIX).open("wb") if path else None
+    starts, position = list[int](), 0
+    characters = words = sentences = oov = 0
+    unknown: Counter[str] = Counter()
+    try:
+        for document in documents:
+            starts.append(position)
+            for text, is_last in _with_last(pieces(document)):
+                ids = np.array(tokenizer.encode_document(text) if is_last else tokenizer.encode_ids(text), dtype=kind)
+                _keep(ids, parts, file)
+                position += len(ids)
+                characters += len(text)
+                words += len(text.split())
+                sentences += int((ids == tokenizer.eos_id).sum())
+                new = int((ids == tokenizer.unk_id).sum())
+                oov += new
+                if new and len(unknown) < MOST_UNKNOWN:
+                    unknown.update(unknown_words(text, tokenizer))
+                on_text(len(text))
+    finally:
+        if file:
+            file.close()
+    counts = (starts, characters, words, sentences, oov, dict(unknown))
+    if path is None:
+        return Split(torch.from_numpy(np.concatenate([np.zeros(0, kind), *parts])), *counts)
+    text_of_counts = json.dumps(
+        {**asdict(Split(torch.zeros(0), *counts)), "ids": {"type": kind.name, "count": position}}
+    )
+    path.with_suffix(COUNTS).write_text(text_of_counts, encoding="utf-8")
+    return load_split(path)
+
+
+def load_split(path: Path) -> Split:
+    """What `tokenize` has kept; the ids stay in their file."""
+    values = json.loads(path.with_suffix(COUNTS).read_text(encoding="utf-8"))
+    kind, count = np.dtype(values["ids"]["type"]), values["ids"]["count"]
+    ids = np.memmap(path.with_suffix(SUFFIX), kind, "c", shape=(count,)) if count else np.zeros(0, kind)
+    return Split(**values | {"ids": torch.from_numpy(ids)})
+
+
+def positions_of(token_id: int, ids: Tensor, block: int = 1 << 26) -> Tensor:
+    """Where a token stands, (n,), int64, without a copy of all ids."""
+    found = [torch.nonzero(ids[at : at + block] == token_id).flatten() + at for at in range(0, len(ids), block)]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+
+
+def unknown_words(text: str, tokenizer: Tokenizer) -> Counter[str]:
+    """What `<unk>` stands for in a text, and how often: surface forms of tokens. None at levels whose tokens are no
+    words; the symbol itself, as pre-tokenized text holds it, is none."""
+    found: Counter[str] = Counter()
+    if tokenizer.level not in ("word", "split"):
+        return found
+    lines, unk_id = text.split("\n"), tokenizer.unk_id
+    fast = tokenizer.inner.encode_batch_fast(lines, add_special_tokens=False)
+    lines = [line for line, encoding in zip(lines, fast, strict=True) if unk_id in encoding.ids]
+    for line, encoding in zip(lines, tokenizer.inner.encode_batch(lines, add_special_tokens=False), strict=True):
+        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token_id == unk_id and line[start:end].strip() != UNK:
+                found[line[start:end]] += 1
+    return found
+
+
+def _smallest_type(vocabulary_size: int) -> np.dtype[Any]:
+    return np.dtype("uint8" if vocabulary_size <= 1 << 8 else "int16" if vocabulary_size <= 1 << 15 else "int32")
+
+
+def _keep(ids: np.ndarray[Any, Any], parts: list[np.ndarray[Any, Any]], file: IO[bytes] | None) -> None:
+    if file is None:
+        parts.append(ids)
+    else:
+        ids.tofile(file)
+
+
+def _with_last(texts: Iterator[str]) -> Iterator[tuple[str, bool]]:
+    """Each text, and whether none comes after it; at least one, which may be empty."""
+    held = next(texts, "")
+    for text in texts:
+        yield held, False
+        held = text
+    yield held, True
