@@ -86,13 +86,15 @@ def load_inference(
 
     Raises `ValueError` when the number type cannot be had here, saying why.
     """
-    native = device == "cpu" and model.config.cell == "lstm" and available()
+    native = device == "cpu" and NativeNetwork.knows(model.config) and available()
     if number_type is None:
         number_type = _fastest(device, native)
     if native:
         return NativeNetwork(model, number_type, threads)
     if device == "cpu" and number_type != "float32":
-        reason = "the native kernels were not built" if not available() else f"they know lstm, not {model.config.cell}"
+        reason = "the native kernels were not built"
+        if available():
+            reason = f"they know lstm, not {model.config.cell}, and no output layers"
         raise ValueError(f"{number_type} on a CPU needs the native kernels: {reason}; use float32 or auto")
     if number_type == "int8":
         raise ValueError("int8 is for CPUs; use bfloat16, float32 or auto on a GPU")
@@ -147,14 +149,18 @@ class TorchNetwork:
         for layer, parts in zip(self._model.layer_weights(), self._config.state_layout.split(state), strict=True):
             from_input = self._linear(x, layer.from_input, layer.input_bias)
             from_hidden = self._linear(parts[0], layer.from_hidden, layer.hidden_bias)
-            new = CELLS[self._config.cell](from_input, from_hidden, parts)
+            new = CELLS[self._config.cell](from_input, from_hidden, parts, layer.peepholes)
             layers.append(new)
             x = new[0]
         return self._project(x), self._config.state_layout.join(layers)
 
     def _project(self, x: Tensor) -> Tensor:
         projection = self._model.projection
-        return self._linear(x, projection.weight, projection.bias) if isinstance(projection, nn.Linear) else x
+        x = self._linear(x, projection.weight, projection.bias) if isinstance(projection, nn.Linear) else x
+        for layer in self._model.output_layers:
+            assert isinstance(layer, nn.Linear)
+            x = torch.tanh(self._linear(x, layer.weight, layer.bias))
+        return x
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """(B, K) -> (B, N), B a multiple of `ROWS`.

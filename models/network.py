@@ -6,17 +6,20 @@ output matrix, S floats of one sequence's state (models/state.py).
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from models.cells import CELLS, Cell
 from models.state import StateLayout
-
-Cell = Literal["rnn", "gru", "lstm"]
 
 MAX_SIZE = 1 << 24
 """No width or vocabulary is larger: a configuration that says so is damaged."""
+
+MAX_ONE_HOT = 1 << 13
+"""Types of a vocabulary that may be read one-hot: the identity matrix is held in memory."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class NetworkConfig:
     """Width of a linear layer between the last recurrent layer and the output matrix; None: there is none."""
     tied: bool = False
     """The output matrix is the embedding matrix (Press & Wolf 2017, Inan et al. 2017)."""
+    one_hot: bool = False
+    """Inputs are one-hot vectors instead of learned ones; embedding_size is then the vocabulary's."""
+    output_layers: tuple[int, ...] = ()
+    """Widths of layers with tanh between the recurrent part and the output matrix."""
 
     def __post_init__(self) -> None:
         if self.cell not in get_args(Cell):
@@ -39,13 +46,21 @@ class NetworkConfig:
             raise ValueError("hidden_sizes: at least one layer is needed")
         sizes = {"vocabulary_size": self.vocabulary_size, "embedding_size": self.embedding_size}
         sizes |= {f"hidden_sizes[{i}]": size for i, size in enumerate(self.hidden_sizes)}
+        sizes |= {f"output_layers[{i}]": size for i, size in enumerate(self.output_layers)}
         if self.projection_size is not None:
             sizes["projection_size"] = self.projection_size
         for name, size in sizes.items():
             if type(size) is not int or not 0 < size <= MAX_SIZE:
                 raise ValueError(f"{name}: {size!r} is not a whole number from 1 to {MAX_SIZE}")
-        if type(self.tied) is not bool:
-            raise ValueError(f"tied: {self.tied!r} is not true or false")
+        for name in ("tied", "one_hot"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not true or false")
+        if self.one_hot and self.tied:
+            raise ValueError("one_hot: there is no embedding matrix that the output could be tied to")
+        if self.one_hot and (self.embedding_size != self.vocabulary_size or self.vocabulary_size > MAX_ONE_HOT):
+            raise ValueError(
+                f"one_hot: embedding_size has to be the vocabulary's {self.vocabulary_size}, at most {MAX_ONE_HOT}"
+            )
         if self.tied and self.feature_size != self.embedding_size:
             raise ValueError(
                 f"tied: the output matrix needs {self.embedding_size} features (embedding_size) but gets "
@@ -55,20 +70,26 @@ class NetworkConfig:
     @property
     def feature_size(self) -> int:
         """P, the width of what meets the output matrix."""
-        return self.projection_size or self.hidden_sizes[-1]
+        return self.output_layers[-1] if self.output_layers else self.projection_size or self.hidden_sizes[-1]
 
     @property
     def state_layout(self) -> StateLayout:
-        return StateLayout(self.hidden_sizes, has_cell=self.cell == "lstm")
+        return StateLayout(self.hidden_sizes, has_cell=self.cell in ("lstm", "lstm_peephole"))
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"hidden_sizes": list(self.hidden_sizes)}
+        return asdict(self) | {"hidden_sizes": list(self.hidden_sizes), "output_layers": list(self.output_layers)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "NetworkConfig":
         """Inverse of `to_json`. Raises `ValueError` on unknown or missing fields."""
         try:
-            return cls(**{**values, "hidden_sizes": tuple(values.get("hidden_sizes", ()))})
+            return cls(
+                **{
+                    **values,
+                    "hidden_sizes": tuple(values.get("hidden_sizes", ())),
+                    "output_layers": tuple(values.get("output_layers", ())),
+                }
+            )
         except TypeError as error:
             raise ValueError(f"network: {error}") from None
 
@@ -76,13 +97,37 @@ class NetworkConfig:
 class LayerWeights(NamedTuple):
     """One recurrent layer with G gates (4 for the LSTM, in the order i, f, g, o; 3 for the GRU: r, z, n; 1).
 
-    from_input: (G * H, inputs). from_hidden: (G * H, H). input_bias, hidden_bias: (G * H,).
+    from_input: (G * H, inputs). from_hidden: (G * H, H). input_bias, hidden_bias: (G * H,). peepholes: (3, H), of the
+    gates i, f, o, where the cell has them.
     """
 
     from_input: Tensor
     from_hidden: Tensor
     input_bias: Tensor
     hidden_bias: Tensor
+    peepholes: Tensor | None = None
+
+
+class OneHot(nn.Module):
+    """Stands where an embedding would: `weight` is the identity over sqrt(V), which `features` multiplies with. It is
+    no parameter."""
+
+    weight: Tensor
+
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(vocabulary_size) * vocabulary_size**-0.5, persistent=False)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return F.embedding(token_ids, self.weight)
+
+
+class PeepholeLSTM(nn.LSTM):
+    """The weights of a layer with peepholes, whose other names are torch's."""
+
+    def __init__(self, inputs: int, hidden: int, batch_first: bool) -> None:
+        super().__init__(inputs, hidden, batch_first=batch_first)
+        self.weight_peephole = nn.Parameter(torch.empty(3, hidden).uniform_(-(hidden**-0.5), hidden**-0.5))
 
 
 class Noise(Protocol):
@@ -98,8 +143,10 @@ class Noise(Protocol):
         """from_hidden: (G * H, H), a layer's recurrent weights."""
 
 
-_RUN_LAYER: dict[Cell, Any] = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}
+_FUSED: dict[Cell, Any] = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}
 """torch's fused layers, which nn.LSTM and its kin call, with weights that need not be parameters."""
+
+_LAYERS: dict[Cell, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM, "lstm_peephole": PeepholeLSTM}
 
 
 class LanguageModel(nn.Module):
@@ -112,24 +159,36 @@ class LanguageModel(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size)
+        self.embedding: nn.Embedding | OneHot
+        if config.one_hot:
+            self.embedding = OneHot(config.vocabulary_size)
+        else:
+            self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size)
+            # Unit variance at the first layer, once `features` has multiplied by sqrt(E).
+            nn.init.normal_(self.embedding.weight, std=config.embedding_size**-0.5)
         widths = (config.embedding_size, *config.hidden_sizes)
-        layer = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[config.cell]
+        layer = _LAYERS[config.cell]
         self.layers = nn.ModuleList(layer(width, hidden, batch_first=True) for width, hidden in pairwise(widths))
         self.projection = (
             nn.Linear(config.hidden_sizes[-1], config.projection_size) if config.projection_size else nn.Identity()
         )
+        dense = (config.projection_size or config.hidden_sizes[-1], *config.output_layers)
+        self.output_layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(dense))
         self.output = nn.Linear(config.feature_size, config.vocabulary_size)
-        # Unit variance at the first layer, once `features` has multiplied by sqrt(E).
-        nn.init.normal_(self.embedding.weight, std=config.embedding_size**-0.5)
         nn.init.zeros_(self.output.bias)
         if config.tied:
+            assert isinstance(self.embedding, nn.Embedding)
             self.output.weight = self.embedding.weight
 
     def layer_weights(self) -> list[LayerWeights]:
         """The recurrent layers' weights, first layer first, for whoever runs them without torch's modules."""
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-        return [LayerWeights(*(layer.get_parameter(name) for name in names)) for layer in self.layers]
+        return [
+            LayerWeights(
+                *(layer.get_parameter(name) for name in names), peepholes=getattr(layer, "weight_peephole", None)
+            )
+            for layer in self.layers
+        ]
 
     def features(self, token_ids: Tensor, state: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """What the output matrix is multiplied with, and the state after the last token.
@@ -151,12 +210,20 @@ class LanguageModel(nn.Module):
             finals.append(final)
         if noise:
             x = noise.connections(x, len(finals))
-        return self.projection(x), self.config.state_layout.join(finals).float()
+        return self.dense(self.projection(x)), self.config.state_layout.join(finals).float()
+
+    def dense(self, x: Tensor) -> Tensor:
+        """Through the output layers, where there are any."""
+        for layer in self.output_layers:
+            x = torch.tanh(layer(x))
+        return x
 
     def _run_layer(
         self, x: Tensor, weights: LayerWeights, initial: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """x: (B, T, inputs) -> h of each token, (B, T, H), and the layer's last state, (B, H) each."""
+        if self.config.cell not in _FUSED:
+            return self._run_token_by_token(x, weights, initial)
         before = tuple(part.unsqueeze(0).contiguous() for part in initial)  # torch wants (1, B, H)
         options = {
             "has_biases": True,
@@ -166,9 +233,20 @@ class LanguageModel(nn.Module):
             "bidirectional": False,
             "batch_first": True,
         }
-        run = _RUN_LAYER[self.config.cell]
-        x, *final = run(x, before if len(before) == 2 else before[0], list(weights), **options)
+        run = _FUSED[self.config.cell]
+        x, *final = run(x, before if len(before) == 2 else before[0], list(weights[:4]), **options)
         return x, tuple(part.squeeze(0) for part in final)
+
+    def _run_token_by_token(
+        self, x: Tensor, weights: LayerWeights, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `_run_layer`, for cells that torch has no fused layer of."""
+        made = []
+        for from_input in F.linear(x, weights.from_input, weights.input_bias).unbind(1):
+            from_hidden = F.linear(state[0], weights.from_hidden, weights.hidden_bias)
+            state = CELLS[self.config.cell](from_input, from_hidden, state, weights.peepholes)
+            made.append(state[0])
+        return torch.stack(made, dim=1), state
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., P) -> (..., V), unnormalised."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from models.network import Cell, LanguageModel, NetworkConfig
+from models.cells import Cell
+from models.network import LanguageModel, NetworkConfig
 from models.tokenizer import Level, Tokenizer
 
 WORD_TEXT = "The cat ate fish.\nThe cat sat!\nThe cats ate pear.\npear\n"
@@ -36,15 +37,26 @@ def tiny_model(
     projection_size: int | None = None,
     tied: bool = False,
     seed: int = 0,
+    output_layers: Sequence[int] = (),
+    one_hot: bool = False,
 ) -> LanguageModel:
     """A network with random weights, some tokens much likelier than others, and what it says dependent on the text."""
-    config = NetworkConfig(vocabulary_size, embedding_size, tuple(hidden_sizes), cell, projection_size, tied)
+    config = NetworkConfig(
+        vocabulary_size,
+        vocabulary_size if one_hot else embedding_size,
+        tuple(hidden_sizes),
+        cell,
+        projection_size,
+        tied,
+        one_hot,
+        tuple(output_layers),
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LanguageModel(config)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if name.startswith(("layers.", "projection.", "output.weight")):
+                if name.startswith(("layers.", "projection.", "output_layers.", "output.weight")):
                     parameter.mul_(4.0)
             model.output.bias.normal_()
     return model.eval().requires_grad_(False)

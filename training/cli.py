@@ -17,8 +17,8 @@ import torch
 import typer
 from rich.console import Console
 
+from models.cells import Cell
 from models.checkpoint import SPELLER, CheckpointError, Storage, add_speller, load_checkpoint
-from models.network import Cell
 from models.tokenizer import Boundary, Level, Tokenizer
 from training.batching import Partition, Truncation
 from training.comparison import average_checkpoints, diverged, suggest_rate, summarise
@@ -105,6 +105,8 @@ def train(
     hidden_sizes: Annotated[str | None, option("Width of each layer, e.g. 512,512.", "Network")] = None,
     projection_size: Annotated[int | None, option("Width before the output matrix.", "Network")] = None,
     tied: Annotated[bool | None, option("Output matrix = embedding matrix.", "Network")] = None,
+    one_hot: Annotated[bool | None, option("Inputs are one-hot vectors, not learned ones.", "Network")] = None,
+    output_layers: Annotated[str | None, option("Widths of tanh layers before the output.", "Network")] = None,
     steps: Annotated[int | None, option("Optimizer steps.", "Training")] = None,
     max_minutes: Annotated[float | None, option("Fit the schedule into this much time.", "Training")] = None,
     batch_size: Annotated[int | None, option("Windows side by side.", "Training")] = None,
@@ -154,7 +156,8 @@ def train(
         },
         "network": {
             "cell": cell, "embedding_size": embedding_size, "hidden_sizes": _widths(hidden_sizes),
-            "projection_size": projection_size, "tied": tied,
+            "projection_size": projection_size, "tied": tied, "one_hot": one_hot,
+            "output_layers": _widths(output_layers),
         },
         "training": {
             "steps": steps, "max_minutes": max_minutes, "batch_size": batch_size, "bptt_length": bptt_length,

@@ -150,6 +150,8 @@ def choose_network(given: Mapping[str, Any], level: Level, vocabulary_size: int,
     # With thousands of types the output matrix is most of the model: share it with the embedding.
     chosen["tied"] = large_vocabulary or level in ("word", "split")
     chosen |= given
+    if chosen.get("one_hot"):
+        chosen |= {"embedding_size": vocabulary_size, "tied": False}
     if chosen["tied"] and chosen["hidden_sizes"][-1] != chosen["embedding_size"]:
         chosen.setdefault("projection_size", chosen["embedding_size"])
     return NetworkConfig(**chosen)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.cells import gru, lstm, rnn
+from models.cells import State, Step, gru, lstm, rnn
 from models.network import LayerWeights
 from training.initialisation import Initialisation, fill_layer
 
@@ -24,11 +24,11 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _GATES: dict[Kind, int] = {"rnn-tanh": 1, "rnn-relu": 1, "gru": 3, "lstm": 4}
 
 
-def _relu(x: Tensor, h: Tensor, _state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _relu(x: Tensor, h: Tensor, _state: State, _peepholes: Tensor | None = None) -> State:
     return ((x + h).relu(),)
 
 
-_CELLS: dict[Kind, Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]] = {
+_CELLS: dict[Kind, Step] = {
     "rnn-tanh": rnn,
     "rnn-relu": _relu,
     "gru": gru,
@@ -87,15 +87,16 @@ class Unrolled:
 
     @property
     def parameters(self) -> list[Tensor]:
-        return [self.embedding, self.output, *self.layer]
+        return [self.embedding, self.output, *self.layer[:4]]
 
     def hiddens(self, token_ids: Tensor) -> list[Tensor]:
         """h after each token, from the zero state. token_ids: (B, T). Returns T tensors (B, H)."""
-        state: tuple[Tensor, ...] = tuple(torch.zeros(len(token_ids), self.hidden_size) for _ in range(2))
+        state: State = tuple(torch.zeros(len(token_ids), self.hidden_size) for _ in range(2))
         inputs = F.linear(self.embedding[token_ids], self.layer.from_input, self.layer.input_bias)
         made = []
         for x in inputs.unbind(1):
-            state = _CELLS[self.kind](x, F.linear(state[0], self.layer.from_hidden, self.layer.hidden_bias), state)
+            h = F.linear(state[0], self.layer.from_hidden, self.layer.hidden_bias)
+            state = _CELLS[self.kind](x, h, state, None)
             made.append(state[0])
         return made
 

@@ -108,10 +108,15 @@ class Weights:
         self.columns = self.nothing + padding
         self.embedding = model.embedding.weight.detach().to(device, dtype) * model.config.embedding_size**0.5  # (V, E)
         self.layers = [
-            (linear(layer.from_input, layer.input_bias), linear(layer.from_hidden, layer.hidden_bias))
+            (
+                linear(layer.from_input, layer.input_bias),
+                linear(layer.from_hidden, layer.hidden_bias),
+                layer.peepholes.detach().to(device) if layer.peepholes is not None else None,
+            )
             for layer in model.layer_weights()
         ]
         self.projection = linear(*model.projection.parameters()) if model.config.projection_size else None
+        self.output_layers = [linear(*layer.parameters()) for layer in model.output_layers]
         self.output = linear(
             F.pad(model.output.weight, (0, 0, 0, padding)), F.pad(model.output.bias, (0, padding), value=-torch.inf)
         )
@@ -169,15 +174,19 @@ class Block:
     def _advance(self) -> None:
         x = F.embedding(self.token_ids, self._weights.embedding)
         layers = []
-        for (from_input, from_hidden), parts in zip(self._weights.layers, self._layout.split(self.state), strict=True):
-            new = CELLS[self._weights.config.cell](from_input(x), from_hidden(parts[0]), parts)
+        for layer, parts in zip(self._weights.layers, self._layout.split(self.state), strict=True):
+            from_input, from_hidden, peepholes = layer
+            new = CELLS[self._weights.config.cell](from_input(x), from_hidden(parts[0]), parts, peepholes)
             layers.append(new)
             x = new[0]
         torch.where(self.alive[:, None], self._layout.join(layers), self.state, out=self.state)
 
     def _project(self) -> None:
         hidden = self._layout.split(self.state)[-1][0]
-        self.features.copy_(self._weights.projection(hidden) if self._weights.projection else hidden)
+        features = self._weights.projection(hidden) if self._weights.projection else hidden
+        for layer in self._weights.output_layers:
+            features = layer(features).tanh()
+        self.features.copy_(features)
 
     def _output(self) -> None:
         self.logits.copy_(self._weights.output(self.features))

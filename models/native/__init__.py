@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.generation import Completion
-from models.network import LanguageModel, LayerWeights
+from models.network import LanguageModel, LayerWeights, NetworkConfig
 from models.sampling import Draw, SamplingParams, adjust_logits
 
 _TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -66,6 +66,11 @@ class NativeNetwork:
     device = torch.device("cpu")
     longest_feed = 32
 
+    @staticmethod
+    def knows(config: NetworkConfig) -> bool:
+        """Whether the kernels can run such a network."""
+        return config.cell == "lstm" and not config.output_layers
+
     def __init__(self, model: LanguageModel, number_type: str, threads: int, features: Set[str] = FEATURES) -> None:
         """number_type: float32, bfloat16 or int8. features: what may be used of the processor, where it is there.
 
@@ -73,8 +78,8 @@ class NativeNetwork:
         """
         if _library is None:
             raise ValueError("the native kernels were not built")
-        if model.config.cell != "lstm":
-            raise ValueError(f"the native kernels know lstm, not {model.config.cell}")
+        if not self.knows(model.config):
+            raise ValueError(f"the native kernels know lstm without output layers, not {model.config}")
         self.backend = f"cpu-{number_type}"
         self._library = _library
         self._config = model.config

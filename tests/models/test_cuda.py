@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models.cells import Cell
 from models.cuda import CudaNetwork, agreeing_sizes, pieces
 from models.cuda.sampling import draw_tokens, keep_likeliest, token_probabilities
 from models.cuda.stages import STEPS, WARM_UPS, Block, Linear, Stage, Weights, Wish, capturing
 from models.generation import Completion, GenerationParams
-from models.network import Cell, LanguageModel
+from models.network import LanguageModel
 from models.sampling import Draw, SamplingParams, inverse_cdf, next_token_probabilities, sample
 from models.tokenizer import Tokenizer
 from tests.tiny import random_ids, tiny_model, tiny_tokenizer

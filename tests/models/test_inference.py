@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Set
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from models.cells import Cell
 from models.generation import Completion, GenerationParams
 from models.inference import InferenceNetwork, TorchNetwork, load_inference
 from models.native import FEATURES, NativeNetwork, available, processor_features
-from models.network import Cell, LanguageModel
+from models.network import LanguageModel
 from models.sampling import Draw, SamplingParams, next_token_probabilities, sample
 from models.tokenizer import Tokenizer
 from tests.tiny import random_ids, tiny_model
@@ -47,6 +49,7 @@ BACKENDS = [
     pytest.param(plain("lstm"), "lstm", 1e-4, id="torch-lstm"),
     pytest.param(plain("gru"), "gru", 1e-4, id="torch-gru"),
     pytest.param(plain("rnn"), "rnn", 1e-4, id="torch-rnn"),
+    pytest.param(plain("lstm_peephole"), "lstm_peephole", 1e-4, id="torch-lstm_peephole"),
 ]
 every_backend = pytest.mark.parametrize(("make", "cell", "tolerance"), BACKENDS)
 
@@ -309,3 +312,19 @@ def test_the_fastest_type_is_chosen_for_the_processor() -> None:
     has_integers = processor_features() & {"avx512_vnni", "amx_int8"}
     assert load_inference(shaped()).backend == ("cpu-int8" if has_integers else "cpu-float32")
     assert load_inference(shaped("gru")).backend == "cpu-float32"
+
+
+@pytest.mark.parametrize(
+    "options", [{"output_layers": (9, 7)}, {"one_hot": True}, {"cell": "lstm_peephole", "output_layers": (5,)}]
+)
+def test_every_network_option_can_be_served(options: dict[str, Any]) -> None:
+    model = tiny_model(**options)
+    network = load_inference(model)
+    ids, states = random_ids(3, 6), model.config.state_layout.zeros(3)
+    features = network.run(ids, states, torch.arange(3))
+    expected, state = model.features(ids, model.config.state_layout.zeros(3))
+    close = 0.05 if "int8" in network.backend else 1e-5
+    torch.testing.assert_close(network.logits(features[:, -1]), model.logits(expected[:, -1]), rtol=0.05, atol=0.3)
+    torch.testing.assert_close(states, state, rtol=0, atol=close)
+    if network.backend == "cpu-float32":
+        torch.testing.assert_close(features, expected, rtol=0, atol=close)

@@ -1,5 +1,6 @@
 """The network, its state, and the shapes that it refuses."""
 
+import math
 import re
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from models.network import Cell, LanguageModel, NetworkConfig
+from models.cells import Cell, lstm_peephole
+from models.network import LanguageModel, NetworkConfig
 from models.state import StateLayout
 from tests.tiny import random_ids, tiny_model
 
@@ -22,8 +24,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tied": {"hidden_sizes": [8, 8], "tied": True},
     "tied, unequal widths": {"hidden_sizes": [12, 6], "embedding_size": 6, "tied": True},
     "tied through projection": {"hidden_sizes": [8, 5], "projection_size": 8, "tied": True},
+    "output layers": {"hidden_sizes": [8], "output_layers": [5, 9]},
+    "one-hot": {"hidden_sizes": [8], "one_hot": True},
 }
-CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
+CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm", "lstm_peephole")
 
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
 every_cell = pytest.mark.parametrize("cell", CELLS)
@@ -145,13 +149,16 @@ def test_noise_meets_embeddings_connections_and_recurrent_weights(cell: Cell) ->
 def test_num_parameters_counts_tied_weights_once(cell: Cell, shape: dict[str, Any]) -> None:
     model = tiny_model(cell=cell, **shape)
     config = model.config
-    gates = {"rnn": 1, "gru": 3, "lstm": 4}[cell]
+    gates = {"rnn": 1, "gru": 3, "lstm": 4, "lstm_peephole": 4}[cell]
     widths = [config.embedding_size, *config.hidden_sizes]
     recurrent = sum(gates * h * (w + h + 2) for w, h in pairwise(widths))
     projection = (config.hidden_sizes[-1] + 1) * (config.projection_size or 0)
-    embedding = 12 * config.embedding_size
+    peepholes = 3 * sum(config.hidden_sizes) if cell == "lstm_peephole" else 0
+    embedding = 0 if config.one_hot else 12 * config.embedding_size
+    dense = [config.projection_size or config.hidden_sizes[-1], *config.output_layers]
+    between = sum((a + 1) * b for a, b in pairwise(dense))
     output = (0 if config.tied else 12 * config.feature_size) + 12
-    assert model.num_parameters() == embedding + recurrent + projection + output
+    assert model.num_parameters() == embedding + recurrent + peepholes + projection + between + output
 
 
 def test_tied_weights_are_one_tensor() -> None:
@@ -252,3 +259,39 @@ def test_missing_field_is_refused_by_name() -> None:
     del values["embedding_size"]
     with pytest.raises(ValueError, match="embedding_size"):
         NetworkConfig.from_json(values)
+
+
+def test_peepholes_by_hand() -> None:
+    """Gers & Schmidhuber's equations for one unit: gates i and f see the old cell, o the new one."""
+
+    def sigmoid(value: float) -> float:
+        return 1 / (1 + math.exp(-value))
+
+    x, h = torch.tensor([[0.1, 0.2, 0.3, 0.4]]), torch.zeros(1, 4)
+    new_h, new_c = lstm_peephole(x, h, (torch.zeros(1, 1), torch.tensor([[2.0]])), torch.tensor([[0.5], [-0.5], [1.0]]))
+    cell = sigmoid(0.2 - 0.5 * 2) * 2 + sigmoid(0.1 + 0.5 * 2) * math.tanh(0.3)
+    assert new_c.item() == pytest.approx(cell)
+    assert new_h.item() == pytest.approx(sigmoid(0.4 + cell) * math.tanh(cell))
+
+
+def test_one_hot_inputs_select_a_column_of_the_first_layer() -> None:
+    model = tiny_model(hidden_sizes=[8], one_hot=True)
+    weights = model.layer_weights()[0]
+    features, _ = model.features(torch.tensor([[5]]), zeros(model))
+    i, f, g, o = (weights.from_input[:, 5] + weights.input_bias + weights.hidden_bias).chunk(4)
+    del f
+    assert_close(features[0, 0], o.sigmoid() * (i.sigmoid() * g.tanh()).tanh())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"one_hot": True, "embedding_size": 4}, "one_hot"),
+        ({"one_hot": True, "embedding_size": 12, "tied": True, "hidden_sizes": (12,)}, "one_hot"),
+        ({"output_layers": (0,)}, r"output_layers\[0\]"),
+        ({"vocabulary_size": 10_000, "embedding_size": 10_000, "one_hot": True}, "at most"),
+    ],
+)
+def test_impossible_inputs_and_outputs_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NetworkConfig(**dict[str, Any](vocabulary_size=12, embedding_size=8, hidden_sizes=(8,)) | fields)
