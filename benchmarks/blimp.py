@@ -3,13 +3,14 @@
     python benchmarks/blimp.py FOLDER [--url http://127.0.0.1:8000] [--model NAME]
 
 FOLDER holds BLiMP's .jsonl files (Warstadt et al. 2020). Every sentence is scored through POST /score of a running
-server; a pair is right when the good sentence has the higher log-probability. Prints accuracy for each paradigm, and
-how many pairs hold a word that the model does not know.
+server, from <eos> to <eos>; a pair is right when the good sentence has the higher total, a tie is wrong. Prints accuracy
+for each paradigm, by the open totals (unknown words are charged their spelling; where the model has a speller) and by
+the closed ones (charged as <unk>), and how many pairs hold a word that the model does not know.
 """
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -27,13 +28,13 @@ def main(
     model: Annotated[str | None, typer.Option(help="Name of a served model; not given: the default.")] = None,
 ) -> None:
     """Accuracy on BLiMP, by POST /score."""
-    table = Table("paradigm", "pairs", "right", "with unknown words")
-    totals = [0, 0, 0]
+    table = Table("paradigm", "pairs", "right, open", "right, closed", "with unknown words")
+    totals = [0, 0, 0, 0]
     with httpx.Client(base_url=url, timeout=300) as client:
         for file in track(sorted(folder.glob("*.jsonl")), "scoring", console=Console(stderr=True)):
             with file.open(encoding="utf-8") as lines:
                 pairs = [json.loads(line) for line in lines]
-            counts = [0, 0, 0]
+            counts = [0, 0, 0, 0]
             for start in range(0, len(pairs), PAIRS):
                 chunk = pairs[start : start + PAIRS]
                 texts = [text for pair in chunk for text in (pair["sentence_good"], pair["sentence_bad"])]
@@ -42,8 +43,9 @@ def main(
                 scores = answer.json()["scores"]
                 for good, bad in zip(scores[::2], scores[1::2], strict=True):
                     counts[0] += 1
-                    counts[1] += good["logprob"] > bad["logprob"]
-                    counts[2] += bool(good["oov"] or bad["oov"])
+                    counts[1] += _open(good) > _open(bad)
+                    counts[2] += good["logprob"] > bad["logprob"]
+                    counts[3] += bool(good["oov"] or bad["oov"])
             table.add_row(file.stem, *_shares(counts))
             totals = [total + count for total, count in zip(totals, counts, strict=True)]
     table.add_section()
@@ -51,9 +53,14 @@ def main(
     Console().print(table)
 
 
-def _shares(counts: list[int]) -> tuple[str, str, str]:
-    pairs, right, unknown = counts
-    return str(pairs), f"{right / pairs:.1%}", f"{unknown / pairs:.1%}"
+def _open(score: dict[str, Any]) -> float:
+    total = score["logprob"] if score["logprob_open"] is None else score["logprob_open"]
+    return float(total)
+
+
+def _shares(counts: list[int]) -> tuple[str, ...]:
+    pairs, *others = counts
+    return str(pairs), *(f"{count / pairs:.1%}" for count in others)
 
 
 if __name__ == "__main__":

@@ -182,10 +182,13 @@ class LanguageModel(nn.Module):
 
     def layer_weights(self) -> list[LayerWeights]:
         """The recurrent layers' weights, first layer first, for whoever runs them without torch's modules."""
-        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         return [
             LayerWeights(
-                *(layer.get_parameter(name) for name in names), peepholes=getattr(layer, "weight_peephole", None)
+                layer.get_parameter("weight_ih_l0"),
+                layer.get_parameter("weight_hh_l0"),
+                layer.get_parameter("bias_ih_l0"),
+                layer.get_parameter("bias_hh_l0"),
+                getattr(layer, "weight_peephole", None),
             )
             for layer in self.layers
         ]
