@@ -3,9 +3,11 @@
     python benchmarks/blimp.py FOLDER [--url http://127.0.0.1:8000] [--model NAME]
 
 FOLDER holds BLiMP's .jsonl files (Warstadt et al. 2020). Every sentence is scored through POST /score of a running
-server, from <eos> to <eos>; a pair is right when the good sentence has the higher total, a tie is wrong. Prints for each
-paradigm the share that is right by the open totals (unknown words are charged their spelling, where the model has a
-speller) and by the closed ones (charged as <unk>), and how many pairs hold a word that the model does not know.
+server, from <eos> to <eos>; a pair is right when the good sentence has the higher total, a tie is wrong.
+
+Prints for each paradigm the share that is right by the open totals (unknown words are charged their spelling, where the
+model has a speller) and by the closed ones (charged as <unk>), and how many pairs hold a word that the model does not
+know.
 """
 
 import json
