@@ -294,6 +294,7 @@ def ngram(
 def speller(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of level word or split, e.g. checkpoints/book.")],
     texts: Annotated[list[Path], typer.Argument(help="The training text: what its vocabulary left out is learned.")],
+    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of files to leave out, as held-out ones.")] = None,
     unwrap: Annotated[bool, typer.Option("--unwrap", help="Join lines wrapped at a fixed width.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
     threads: Threads = None,
@@ -306,7 +307,8 @@ def speller(
     loaded = load_checkpoint(checkpoint)
     if loaded.tokenizer.level not in ("word", "split"):
         raise RecipeError(f"{checkpoint}: level {loaded.tokenizer.level} has no words to spell")
-    documents = [unwrapped(whole_file(file)) if unwrap else whole_file(file) for file in find_files(texts)]
+    files = [file for file in find_files(texts) if not any(file.match(pattern) for pattern in exclude or ())]
+    documents = [unwrapped(whole_file(file)) if unwrap else whole_file(file) for file in files]
     with counting(console, "looking for unknown words", sum(map(size, documents))) as advance:
         types = list(tokenize(documents, loaded.tokenizer, on_text=advance).unknown)
     console.print(f"{len(types):,} types are outside the vocabulary", highlight=False)

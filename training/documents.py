@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-PIECE_BYTES = 1 << 22
+PIECE_BYTES = 1 << 20
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 """What is read of a folder; a file named outright may be called anything."""

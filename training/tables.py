@@ -38,6 +38,12 @@ def print_plan(console: Console, run: Run) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    if epochs < 1 and training.max_minutes is None:
+        console.print(
+            f"advice    the text is large, these steps read {epochs:.0%} of it: give --max-minutes for as long as you have",
+            highlight=False,
+            soft_wrap=True,
+        )
     if corpus.boundary == "line" and len(splits["train"].starts) == 1 and splits["train"].sentences < 2:
         console.print("advice    the text is one long line: --boundary document suits it better", highlight=False)
 
