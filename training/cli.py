@@ -63,6 +63,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all
 Device = Annotated[str, typer.Option(help="cpu, or cuda on a machine with a GPU.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard, too.")]
+Excluded = Annotated[list[str] | None, typer.Option(help="Pattern of files to leave out, as held-out ones.")]
 StorageOption = Annotated[Storage | None, typer.Option(help="How the weights are stored: int8 is smallest.")]
 
 
@@ -258,6 +259,7 @@ def ngram(
     checkpoint: Annotated[Path, typer.Argument(help="Whose tokens are counted and predicted, e.g. checkpoints/book.")],
     texts: Annotated[list[Path], typer.Argument(help="Held-out text files, or folders of them.")],
     train: Annotated[list[Path], typer.Option(help="Text to count in; repeatable. Held-out files in it are left out.")],
+    exclude: Excluded = None,
     order: Annotated[int, typer.Option(min=1, max=MAX_ORDER, help="Tokens of an n-gram.")] = MAX_ORDER,
     unwrap: Annotated[bool, typer.Option("--unwrap", help="Join wrapped lines of the held-out text.")] = False,
     as_json: Json = False,
@@ -267,7 +269,7 @@ def ngram(
     loaded = load_checkpoint(checkpoint)
     held_out = find_files(texts)
     known = {file.resolve() for file in held_out}
-    sources = [file for file in find_files(train) if file.resolve() not in known]
+    sources = [file for file in _included(train, exclude) if file.resolve() not in known]
     documents = [whole_file(file) for file in sources]
     with counting(errors, "tokenizing", sum(map(size, documents))) as advance:
         counted = tokenize(documents, loaded.tokenizer, on_text=advance).ids
@@ -294,7 +296,7 @@ def ngram(
 def speller(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of level word or split, e.g. checkpoints/book.")],
     texts: Annotated[list[Path], typer.Argument(help="The training text: what its vocabulary left out is learned.")],
-    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of files to leave out, as held-out ones.")] = None,
+    exclude: Excluded = None,
     unwrap: Annotated[bool, typer.Option("--unwrap", help="Join lines wrapped at a fixed width.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
     threads: Threads = None,
@@ -307,7 +309,7 @@ def speller(
     loaded = load_checkpoint(checkpoint)
     if loaded.tokenizer.level not in ("word", "split"):
         raise RecipeError(f"{checkpoint}: level {loaded.tokenizer.level} has no words to spell")
-    files = [file for file in find_files(texts) if not any(file.match(pattern) for pattern in exclude or ())]
+    files = _included(texts, exclude)
     documents = [unwrapped(whole_file(file)) if unwrap else whole_file(file) for file in files]
     with counting(console, "looking for unknown words", sum(map(size, documents))) as advance:
         types = list(tokenize(documents, loaded.tokenizer, on_text=advance).unknown)
@@ -563,6 +565,10 @@ def _use_machine(threads: int | None, device: str = "cpu") -> None:
 def _names(paths: list[Path] | None) -> list[str] | None:
     """Paths of the command line are relative to the current directory, those of a recipe to the data folder."""
     return [str(path.absolute()) for path in paths] if paths else None
+
+
+def _included(paths: list[Path], exclude: list[str] | None) -> list[Path]:
+    return [file for file in find_files(paths) if not any(file.match(pattern) for pattern in exclude or ())]
 
 
 def _widths(text: str | None) -> list[int] | None:

@@ -184,7 +184,10 @@ def add_figures(directory: Path, label: str, figures: Figures, reset: Reset) -> 
     about = load_checkpoint(directory).about
     if "corpus" not in about:
         raise RunError(f"{directory}: has no card to write into (it was not written by the export of a run)")
-    about = about | {"figures": about.get("figures", {}) | {label: figures_row(figures, reset)}}
+    row, old = figures_row(figures, reset), about.get("figures", {}).get(label, {})
+    if (old.get("tokens"), old.get("reset")) == (row["tokens"], row["reset"]):
+        row = old | row  # the same text: what counting reaches on it still stands
+    about = about | {"figures": about.get("figures", {}) | {label: row}}
     update_about(directory, about, render_card(about))
 
 

@@ -40,7 +40,7 @@ def print_plan(console: Console, run: Run) -> None:
         )
     if epochs < 1 and training.max_minutes is None:
         console.print(
-            f"advice    the text is large, these steps read {epochs:.0%} of it: give --max-minutes for as long as you have",
+            f"advice    the text is large, these steps read {epochs:.0%} of it; --max-minutes takes what time you give",
             highlight=False,
             soft_wrap=True,
         )
