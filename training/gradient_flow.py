@@ -137,7 +137,8 @@ def gradient_norms(network: Unrolled, token_ids: Tensor) -> list[float]:
     hiddens = network.hiddens(token_ids[:, :-1])
     loss = F.cross_entropy(hiddens[-1] @ network.output.t(), token_ids[:, -1], reduction="sum")
     gradients = torch.autograd.grad(loss, hiddens)
-    return [gradient.norm(dim=1).mean().item() for gradient in reversed(gradients)]
+    # In float64: squares of what has vanished are nothing in float32.
+    return [gradient.double().norm(dim=1).mean().item() for gradient in reversed(gradients)]
 
 
 def measure_flows(
