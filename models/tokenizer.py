@@ -171,9 +171,33 @@ class Tokenizer:
 
     def encode_document(self, text: str) -> list[int]:
         """Ids of a whole document of a corpus: as `encode_ids`, and closed by one `<eos>`."""
+        return self._encode_ids(text) + [self.eos_id] * (not self.ends_in_boundary(text))
+
+    def ends_in_boundary(self, text: str) -> bool:
+        """Whether the last token of a text is the `<eos>` of a boundary."""
+        ends = {"line": text.endswith("\n"), "paragraph": text.endswith("\n\n"), "document": False}
+        return ends[self.boundary]
+
+    def encode_noting(self, text: str) -> tuple[list[int], list[str]]:
+        """As `encode_ids`, and what each `<unk>` stands for, in order; the symbol itself, as pre-tokenized text holds
+        it, for nothing."""
         spans = list(self._spans(text))
-        closed = bool(spans) and spans[-1][2]
-        return self._ids(text, spans) + [self.eos_id] * (not closed)
+        pieces = [text[start:end] for start, end, is_boundary in spans if not is_boundary]
+        encoded = iter(zip(pieces, self.inner.encode_batch(pieces, add_special_tokens=False), strict=True))
+        ids: list[int] = []
+        unknown: list[str] = []
+        for _, _, is_boundary in spans:
+            if is_boundary:
+                ids.append(self.eos_id)
+                continue
+            piece, encoding = next(encoded)
+            found = encoding.ids
+            ids += found
+            if self.unk_id in found:
+                places = [place for place, token_id in enumerate(found) if token_id == self.unk_id]
+                for start, end in filter(None, map(encoding.token_to_chars, places)):
+                    unknown.append(piece[start:end])
+        return ids, [surface for surface in unknown if surface.strip() != UNK]
 
     def _ids(self, text: str, spans: Sequence[tuple[int, int, bool]]) -> list[int]:
         pieces = [text[start:end] for start, end, is_boundary in spans if not is_boundary]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.tokenizer import UNK, Tokenizer
+from models.tokenizer import Tokenizer
 from training.documents import Document, pieces
 
 MOST_UNKNOWN = 500_000
@@ -27,7 +27,7 @@ class Split:
 
     ids: (N,), of the smallest integer type that holds the vocabulary. starts: where each document begins. characters,
     words: of the text, for the figures that are counted per character or per word. sentences: tokens that are `<eos>`.
-    unknown: what `<unk>` stands for, surface forms, and how often; oov: how many tokens are `<unk>`.
+    oov: tokens that are `<unk>`. unknown: what those stand for, surface forms, and how often; where tokens are words.
     """
 
     ids: Tensor
@@ -51,6 +51,7 @@ def tokenize(
 ) -> Split:
     """Token ids of documents. path: where to keep them; None: in memory. on_text: told of characters read."""
     kind = _smallest_type(len(tokenizer))
+    has_words = tokenizer.level in ("word", "split")
     parts: list[np.ndarray[Any, Any]] = []
     file = path.with_suffix(SUFFIX).open("wb") if path else None
     starts, position = list[int](), 0
@@ -60,16 +61,18 @@ def tokenize(
         for document in documents:
             starts.append(position)
             for text, is_last in _with_last(pieces(document)):
-                ids = np.array(tokenizer.encode_document(text) if is_last else tokenizer.encode_ids(text), dtype=kind)
+                encoded, left_out = tokenizer.encode_noting(text) if has_words else (tokenizer.encode_ids(text), [])
+                if is_last and not tokenizer.ends_in_boundary(text):
+                    encoded.append(tokenizer.eos_id)
+                ids = np.array(encoded, dtype=kind)
                 _keep(ids, parts, file)
                 position += len(ids)
                 characters += len(text)
                 words += len(text.split())
                 sentences += int((ids == tokenizer.eos_id).sum())
-                new = int((ids == tokenizer.unk_id).sum())
-                oov += new
-                if new and len(unknown) < MOST_UNKNOWN:
-                    unknown.update(unknown_words(text, tokenizer))
+                oov += int((ids == tokenizer.unk_id).sum())
+                if len(unknown) < MOST_UNKNOWN:
+                    unknown.update(left_out)
                 on_text(len(text))
     finally:
         if file:
@@ -96,22 +99,6 @@ def positions_of(token_id: int, ids: Tensor, block: int = 1 << 26) -> Tensor:
     """Where a token stands, (n,), int64, without a copy of all ids."""
     found = [torch.nonzero(ids[at : at + block] == token_id).flatten() + at for at in range(0, len(ids), block)]
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
-
-
-def unknown_words(text: str, tokenizer: Tokenizer) -> Counter[str]:
-    """What `<unk>` stands for in a text, and how often: surface forms of tokens. None at levels whose tokens are no
-    words; the symbol itself, as pre-tokenized text holds it, is none."""
-    found: Counter[str] = Counter()
-    if tokenizer.level not in ("word", "split"):
-        return found
-    lines, unk_id = text.split("\n"), tokenizer.unk_id
-    fast = tokenizer.inner.encode_batch_fast(lines, add_special_tokens=False)
-    lines = [line for line, encoding in zip(lines, fast, strict=True) if unk_id in encoding.ids]
-    for line, encoding in zip(lines, tokenizer.inner.encode_batch(lines, add_special_tokens=False), strict=True):
-        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token_id == unk_id and line[start:end].strip() != UNK:
-                found[line[start:end]] += 1
-    return found
 
 
 def _smallest_type(vocabulary_size: int) -> np.dtype[Any]:

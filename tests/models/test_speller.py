@@ -7,9 +7,8 @@ import pytest
 
 from models.network import LanguageModel, NetworkConfig
 from models.speller import VOCABULARY_SIZE, Speller
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import tiny_model
 from training.speller import held_out_types, train_speller
-from training.tokens import unknown_words
 
 WORDS = ["".join(letters) for n in (1, 2, 3, 4) for letters in itertools.product("abc", repeat=n)]
 
@@ -67,11 +66,6 @@ def test_completions_are_the_likeliest_strings_that_begin_so(speller: Speller) -
 def test_network_of_another_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="257"):
         Speller(LanguageModel(NetworkConfig(12, 4, (4,))))
-
-
-def test_unknown_words_are_counted_with_their_space() -> None:
-    found = unknown_words("The dog ate.\nA dog!\n<unk> cat ran", tiny_tokenizer("word"))
-    assert found == {" dog": 2, "A": 1, " ran": 1}
 
 
 def test_too_few_words_are_refused() -> None:

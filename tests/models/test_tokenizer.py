@@ -394,3 +394,17 @@ def test_unknown_level_and_boundary_are_refused() -> None:
         Tokenizer(inner, "letters", "line")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="boundary: 'page'"):
         Tokenizer(inner, "char", "page")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("level", ["word", "split"])
+def test_noted_unknown_words_are_those_that_became_unk(level: Level) -> None:
+    tokenizer = tiny_tokenizer(level)
+    text = "The dog ate.\nA dog!\n<unk> cat ran"
+    ids, unknown = tokenizer.encode_noting(text)
+    encoding = tokenizer.encode(text)
+    assert ids == encoding.ids
+    surfaces = [text[a:b] for i, (a, b) in zip(ids, encoding.offsets, strict=True) if i == tokenizer.unk_id]
+    assert unknown == [surface for surface in surfaces if surface.strip() != "<unk>"]
+    assert unknown
+    if level == "word":
+        assert unknown == [" dog", "A", " dog", " ran"]
