@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -274,10 +273,10 @@ def ngram(
     with counting(errors, "tokenizing", sum(map(size, documents))) as advance:
         counted = tokenize(documents, loaded.tokenizer, on_text=advance).ids
     with errors.status("counting"):
-        model = KneserNey(counted.numpy().astype(np.int64), len(loaded.tokenizer), loaded.tokenizer.eos_id, order)
+        model = KneserNey(counted.numpy(), len(loaded.tokenizer), loaded.tokenizer.eos_id, order)
         held = [unwrapped(whole_file(file)) if unwrap else whole_file(file) for file in held_out]
         split = tokenize(held, loaded.tokenizer)
-        logprob = sum(float(model.logprobs(ids.numpy().astype(np.int64)).sum()) for ids in split.documents())
+        logprob = sum(float(model.logprobs(ids.numpy()).sum()) for ids in split.documents())
     perplexity = math.exp(-logprob / len(split.ids))
     found = {"order": order, "train_tokens": len(counted), "tokens": len(split.ids), "perplexity": perplexity}
     if as_json:

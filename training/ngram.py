@@ -7,15 +7,17 @@ Every n-gram has a number: its place among the sorted distinct keys of its order
 
     (number of its first n-1 tokens) * V + (its last token)
 
-so that looking up a context is one binary search an order, and a whole text is looked up at once.
+so that looking up a context is one binary search an order, and a whole text is looked up at once. Counting takes some
+100 bytes of memory a token.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
+Ids = NDArray[np.signedinteger[Any]]
 Floats = NDArray[np.float64]
 
 MAX_ORDER = 5
@@ -40,41 +42,45 @@ class KneserNey:
             raise ValueError("no tokens to count")
         self._size, self._eos = vocabulary_size, eos_id
         tokens, reach = self._read(ids)
-        numbers: list[Ids] = []  # by order: of the n-gram that ends at each position, -1 where there is none
-        keys: list[Ids] = []
-        counts: list[Ids] = []
-        last: list[Ids] = []  # by order: a position where each n-gram ends
+        self._orders: list[_Order] = []
+        context = np.zeros(len(tokens), np.int32)  # number of the context of each token; -1: it has none of that length
+        below: tuple[Ids, Ids, Ids] | None = (
+            None  # keys, counts, and the number of the n-gram that ends at each position
+        )
         for n in range(1, order + 1):
-            context = np.zeros_like(tokens) if n == 1 else np.concatenate([[-1], numbers[-1][:-1]])
             there = (reach >= n - 1) & (context >= 0)
             there[0] = False  # the <eos> before the text is context alone
-            found, first, inverse, count = np.unique(
-                context[there] * self._size + tokens[there], return_index=True, return_inverse=True, return_counts=True
+            keys, first, inverse, counts = np.unique(
+                context[there].astype(np.int64) * self._size + tokens[there],
+                return_index=True,
+                return_inverse=True,
+                return_counts=True,
             )
-            number = np.full(len(tokens), -1)
+            number = np.full(len(tokens), -1, np.int32)
             number[there] = inverse
             if n == 1:
-                number[:1] = _find(found, tokens[:1])
-            numbers.append(number)
-            keys.append(found)
-            counts.append(count)
-            last.append(np.flatnonzero(there)[first])
-        self._orders: list[_Order] = []
-        for n in range(1, order + 1):
-            adjusted = counts[n - 1]
-            if (
-                n < order
-            ):  # how many different tokens come before it; what begins a sentence has none, and keeps its count
-                extended = np.bincount(numbers[n - 1][last[n]], minlength=len(adjusted))
-                adjusted = np.where(extended > 0, extended, adjusted)
-            contexts = 1 if n == 1 else len(keys[n - 2])
-            self._orders.append(_discounted(keys[n - 1], keys[n - 1] // self._size, adjusted, contexts))
+                number[:1] = _find(keys, tokens[:1])
+            if below is not None:
+                self._add(below[0], below[1], below[2][np.flatnonzero(there)[first]])
+            below = (keys, counts, number)
+            context = np.concatenate([[np.int32(-1)], number[:-1]])
+        assert below is not None
+        self._add(below[0], below[1], None)
+
+    def _add(self, keys: Ids, counts: Ids, suffixes: Ids | None) -> None:
+        """The next order. suffixes: for each n-gram of the order above, the number of its last n tokens; None: there is
+        no order above, and counts are what they are."""
+        if suffixes is not None:  # how many different tokens come before it; what begins a sentence keeps its count
+            extended = np.bincount(suffixes, minlength=len(counts))
+            counts = np.where(extended > 0, extended, counts)
+        contexts = len(self._orders[-1].keys) if self._orders else 1
+        self._orders.append(_discounted(keys, keys // self._size, counts, contexts))
 
     def logprobs(self, ids: Ids) -> Floats:
         """Log-probability, in nats, of each token of a text, which begins after an `<eos>`. ids: (N,)."""
         tokens, reach = self._read(ids)
         probability = np.full(len(tokens), 1 / self._size)
-        context = np.zeros_like(tokens)
+        context = np.zeros(len(tokens), np.int64)
         for n, order in enumerate(self._orders, 1):
             known = (context >= 0) & (reach >= n - 1)
             number = np.full(len(tokens), -1)
@@ -88,11 +94,11 @@ class KneserNey:
 
     def _read(self, ids: Ids) -> tuple[Ids, Ids]:
         """The text after an `<eos>`, and how many tokens before each are in its sentence, that `<eos>` included."""
-        tokens = np.concatenate([[self._eos], np.asarray(ids, dtype=np.int64)])
-        positions = np.arange(len(tokens))
-        begins = np.maximum.accumulate(np.where(tokens == self._eos, positions, 0))
+        tokens = np.concatenate([[self._eos], ids]).astype(np.int32)
+        positions = np.arange(len(tokens), dtype=np.int32)
+        begins = np.maximum.accumulate(np.where(tokens == self._eos, positions, np.int32(0)))
         reach = np.concatenate([[0], positions[1:] - begins[:-1]])
-        return tokens, reach
+        return tokens, np.minimum(reach, MAX_ORDER).astype(np.int8)
 
 
 def _discounted(keys: Ids, contexts_of: Ids, counts: Ids, contexts: int) -> _Order:
