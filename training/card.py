@@ -9,7 +9,8 @@ line on its own, from `<eos>` to `<eos>`, as `POST /score` does it. Perplexity p
 `<eos>` and `<unk>` included. Perplexity per word: exp(nats / (whitespace-separated words + predicted `<eos>`)). Bits
 per character: nats / (ln 2 × code points of the text), where an `<unk>` is charged as the symbol alone; open: its
 spelling too, by the checkpoint's speller. 5-gram: what counting alone reaches on the same tokens, by interpolated
-modified Kneser-Ney smoothing of the same training text. All in float32, with the weights as they are stored here."""
+modified Kneser-Ney smoothing of the training text (`train` takes 16 million tokens of it at most, `ngram` all). All in
+float32, with the weights as they are stored here."""
 
 
 def render_card(about: Mapping[str, Any]) -> str:

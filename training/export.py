@@ -29,8 +29,8 @@ BEST, NGRAM = "best.safetensors", "ngram.json"
 
 SAMPLE_TEMPERATURE = 0.8
 
-NGRAM_TOKENS = 32_000_000
-"""Counted at most, in less than 4 GiB of memory."""
+NGRAM_TOKENS = 16_000_000
+"""Counted at most, so that no training takes more than 4 GiB of memory for that."""
 
 
 def best_model(run: Run) -> LanguageModel:

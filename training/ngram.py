@@ -8,7 +8,7 @@ Every n-gram has a number: its place among the sorted distinct keys of its order
     (number of its first n-1 tokens) * V + (its last token)
 
 so that looking up a context is one binary search an order, and a whole text is looked up at once. Counting takes some
-100 bytes of memory a token.
+150 bytes of memory a token.
 """
 
 from dataclasses import dataclass
