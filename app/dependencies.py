@@ -50,6 +50,11 @@ def require_api_key(request: Request) -> None:
         raise UnauthorizedError("an API key is needed: send it as 'Authorization: Bearer KEY'")
 
 
+async def api_key_required(request: Request) -> None:
+    """`require_api_key` for routes that are not a `TaskRoute`."""
+    require_api_key(request)
+
+
 class TaskRoute(APIRoute):
     """A route whose endpoint takes `(body, request)`, body being a pydantic model.
 

@@ -47,9 +47,9 @@ def check_score(body: ScoreRequest, settings: Settings) -> None:
     check_timeout(body.timeout_seconds, settings)
 
 
-def check_reported(tokens: int, top: int, settings: Settings) -> None:
+def check_reported(tokens: int, top: int, settings: Settings, param: str | None = None) -> None:
     """Raises `InvalidValueError` when details would be larger than an answer may be. tokens: to be reported."""
-    param = "top" if top else "tokens"
+    param = param or ("top" if top else "tokens")
     at_most(param, tokens * (1 + top), settings.max_reported, " tokens to report, alternatives included,")
 
 

@@ -9,7 +9,7 @@ from app.answers import next as next_words
 from app.errors import install_error_handlers
 from app.metrics import Metrics
 from app.registry import load_registry
-from app.routes import system, tasks
+from app.routes import openai, system, tasks
 from app.schemas import NextRequest
 from app.settings import Settings
 from models.process import settle_process
@@ -46,5 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.ready = False
     install_error_handlers(app)
     app.include_router(tasks.router)
+    app.include_router(openai.tasks)
+    app.include_router(openai.lists)
     app.include_router(system.router)
     return app

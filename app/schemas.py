@@ -25,7 +25,8 @@ def _listed(value: object) -> object:
     return value
 
 
-def _encodable(value: str) -> str:
+def encodable(value: str) -> str:
+    """Raises `ValueError` for what is not text."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -33,7 +34,7 @@ def _encodable(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_encodable)]
+Text = Annotated[str, AfterValidator(encodable)]
 """Any Unicode text, control characters included."""
 
 Texts = Annotated[list[Text], FailFast(), BeforeValidator(_listed, json_schema_input_type=str | list[str])]

@@ -9,12 +9,26 @@ from models.network import LanguageModel, LayerWeights
 
 Initialisation = Literal["uniform", "xavier", "he", "orthogonal"]
 
+COUNTED_TOGETHER = 1 << 22
+"""Tokens that are looked at together: a text may be larger than memory."""
+
 
 @torch.no_grad()
 def initialise(model: LanguageModel, scheme: Initialisation, forget_bias: float | None) -> None:
     """Set the weights of every recurrent layer; draws from torch's generator."""
     for weights in model.layer_weights():
         fill_layer(weights, scheme, forget_bias if model.config.cell.startswith("lstm") else None)
+
+
+@torch.no_grad()
+def set_unigram_bias(model: LanguageModel, ids: Tensor) -> None:
+    """Set the output layer's bias to the logarithm of each type's share of `ids` ((N,), integer): the untrained network
+    then predicts as a unigram model does, and no step is spent on learning which types are rare (add-one smoothing)."""
+    size = model.config.vocabulary_size
+    counts = torch.zeros(size, dtype=torch.int64)
+    for part in ids.split(COUNTED_TOGETHER):
+        counts += torch.bincount(part, minlength=size)
+    model.output.bias.copy_(((counts + 1).double() / (len(ids) + size)).log())
 
 
 @torch.no_grad()

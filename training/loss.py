@@ -45,14 +45,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             torch.mm(gradient, matrix, out=grad_features[start : start + chunk])
             grad_weight += gradient.t() @ rows
             grad_bias += (ones[:, : len(rows)] @ gradient)[0]
-        ctx.save_for_backward(grad_features, grad_weight, grad_bias)
+        ctx.gradients = grad_features, grad_weight, grad_bias
         return (total / count).to(weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        grad_features, grad_weight, grad_bias = ctx.saved_tensors
+        # Scaled in place, once: the weight's gradient is as large as the output matrix.
+        grad_features, grad_weight, grad_bias = ctx.gradients
+        del ctx.gradients
         scale = grads[0] / grad_features.shape[0]
-        return grad_features * scale.to(grad_features.dtype), grad_weight * scale, grad_bias * scale, None
+        return grad_features.mul_(scale), grad_weight.mul_(scale), grad_bias.mul_(scale), None
 
 
 def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:

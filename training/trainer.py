@@ -25,7 +25,7 @@ from models.scoring import token_logprobs
 from training.batching import Batches, mix
 from training.config import TrainingConfig, resolve_precision
 from training.distributed import ALONE, Group
-from training.initialisation import initialise
+from training.initialisation import initialise, set_unigram_bias
 from training.loss import WindowLoss
 from training.optimisation import Average, averaging_starts, make_optimizer, rate_factor
 
@@ -93,6 +93,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = LanguageModel(network)
         initialise(self.model, config.initialisation, config.forget_bias)
+        set_unigram_bias(self.model, train_ids)
         self.model.to(self.device)
         self.dtype = resolve_precision(config.precision, self.device)
         self._loss = group.wrapped(WindowLoss(self.model, config, self.dtype))

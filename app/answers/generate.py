@@ -18,6 +18,7 @@ from models.generation import Completion, GenerationParams, ends_in_space
 from models.sampling import SamplingParams
 from models.scoring import TokenScore
 from models.speller import Speller
+from models.state import SavedState
 
 
 @dataclass
@@ -42,8 +43,40 @@ class Generation:
         )
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, ready for the engine.
+
+    token_ids: its own. inputs: what the network consumes: the start symbol comes before them where nothing else does.
+    targets: of `Sequence`, where its tokens are to be scored. at_start: whether it is empty or ends in white space.
+    position: tokens that the network has consumed when the first one is drawn.
+    """
+
+    token_ids: list[int]
+    inputs: list[int]
+    targets: list[int | None]
+    at_start: bool
+    position: int
+
+
 def plan(body: GenerateRequest, served: ServedModel) -> Generation:
-    """One sequence for each choice of each prompt: `index = prompt_index * n + choice`."""
+    """One sequence for each choice of each prompt."""
+    tokenizer = served.checkpoint.tokenizer
+    state = given_state(body.state, served)
+    prompts = []
+    for text in body.prompt:
+        token_ids = tokenizer.encode_ids(text)
+        inputs = token_ids if state else [tokenizer.eos_id, *token_ids]
+        position = (state.position if state else 1) + len(token_ids)
+        at_start = ends_in_space(text, before=state.at_start if state else True)
+        prompts.append(Prompt(token_ids, inputs, [], at_start, position))
+    return plan_prompts(prompts, state, body, served)
+
+
+def plan_prompts(
+    prompts: list[Prompt], state: SavedState | None, body: GenerateRequest, served: ServedModel
+) -> Generation:
+    """One sequence for each choice of each prompt: `index = prompt_index * n + choice`. body: how they are drawn."""
     seed = secrets.randbits(63) if body.seed is None else body.seed
     sampling = SamplingParams(
         temperature=body.temperature,
@@ -56,13 +89,8 @@ def plan(body: GenerateRequest, served: ServedModel) -> Generation:
         logit_bias={int(key): bias for key, bias in body.logit_bias.items()},
     )
     tokenizer = served.checkpoint.tokenizer
-    state = given_state(body.state, served)
     sequences = []
-    for prompt in body.prompt:
-        prompt_ids = tokenizer.encode_ids(prompt)
-        inputs = prompt_ids if state else [tokenizer.eos_id, *prompt_ids]
-        position = (state.position if state else 1) + len(prompt_ids)
-        at_start = ends_in_space(prompt, before=state.at_start if state else True)
+    for prompt in prompts:
         for choice in range(body.n):
             params = GenerationParams(
                 max_tokens=body.max_tokens,
@@ -77,8 +105,9 @@ def plan(body: GenerateRequest, served: ServedModel) -> Generation:
             )
             sequences.append(
                 Sequence(
-                    list(inputs),
-                    completion=Completion(params, tokenizer, at_start, prompt_ids, position),
+                    list(prompt.inputs),
+                    targets=list(prompt.targets),
+                    completion=Completion(params, tokenizer, prompt.at_start, prompt.token_ids, prompt.position),
                     report_tokens=body.logprobs is not None,
                     top=body.logprobs or 0,
                     state=state.row if state else None,

@@ -159,10 +159,16 @@ class Runner:
 
     def _token_scores(self, features: Tensor, targets: list[int], tops: list[int]) -> list[TokenScore]:
         """Scores of one target a row. features: (N, P); tops: alternatives wanted for each, all 0 or none."""
-        if any(tops):
-            return _cut(score_targets(self._network.logits(features), targets, max(tops)), tops)
         logprobs, ranks = self._network.score(features, torch.tensor(targets))
-        return list(map(TokenScore, targets, logprobs.tolist(), ranks.tolist()))
+        scores = list(map(TokenScore, targets, logprobs.tolist(), ranks.tolist()))
+        if not any(tops):
+            return scores
+        # A token's number is the same to the last bit whether alternatives are wanted or not, and among them.
+        found = _cut(score_targets(self._network.logits(features), targets, max(tops)), tops)
+        return [
+            score._replace(top=tuple((i, score.logprob if i == score.token_id else value) for i, value in more.top))
+            for score, more in zip(scores, found, strict=True)
+        ]
 
 
 def _cut(scores: list[TokenScore], tops: list[int]) -> list[TokenScore]:

@@ -1,21 +1,15 @@
 """The model's tasks over HTTP: POST /generate, /score and /next."""
 
-import asyncio
-import logging
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.sse import EventSourceResponse, format_sse_event
-from pydantic import BaseModel
 
 from app import limits
 from app.answers import generate, next, score  # noqa: A004 — named after the route
 from app.answers.beside import beside
 from app.dependencies import TaskRoute
-from app.errors import ClientGoneError, InternalError, ServiceError
 from app.registry import ServedModel
+from app.routes.sending import event_stream, json_response, while_connected
 from app.schemas import (
     ErrorResponse,
     GenerateRequest,
@@ -24,16 +18,10 @@ from app.schemas import (
     NextResponse,
     ScoreRequest,
     ScoreResponse,
-    StreamedText,
-    StreamEnd,
 )
 from app.settings import Settings
 
-logger = logging.getLogger("carousel")
-
-Answer = TypeVar("Answer")
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
+ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
     for status, description in {
         400: "The body is not JSON.",
@@ -47,7 +35,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
-router = APIRouter(route_class=TaskRoute, responses=_ERRORS, tags=["tasks"])
+router = APIRouter(route_class=TaskRoute, responses=ERRORS, tags=["tasks"])
 
 
 @router.post(
@@ -62,93 +50,32 @@ router = APIRouter(route_class=TaskRoute, responses=_ERRORS, tags=["tasks"])
     },
 )
 async def post_generate(body: GenerateRequest, request: Request) -> Response:
-    settings, served = _service(request, body.model)
+    settings, served = find_service(request, body.model)
     limits.check_generate(body, settings, len(served.checkpoint.tokenizer))
     timeout = body.timeout_seconds or settings.timeout_seconds
     if body.stream:
-        events = generate.stream(body, served, timeout)
-        # Wait for the first event, so that a refusal still has its status code.
-        first = await while_connected(request, anext(events))
-        return EventSourceResponse(_encoded(first, events))
-    return _json(await while_connected(request, generate.answer(body, served, timeout)))
+        return await event_stream(request, generate.stream(body, served, timeout))
+    return json_response(await while_connected(request, generate.answer(body, served, timeout)))
 
 
 @router.post("/score", response_model=ScoreResponse, summary="How probable is a text?")
 async def post_score(body: ScoreRequest, request: Request) -> Response:
-    settings, served = _service(request, body.model)
+    settings, served = find_service(request, body.model)
     limits.check_score(body, settings)
     answer = await while_connected(request, score.answer(body, served, settings))
     details = sum(len(one.details or ()) for one in answer.scores)
-    return await beside(20 * details * (1 + body.top), lambda: _json(answer))
+    return await beside(20 * details * (1 + body.top), lambda: json_response(answer))
 
 
 @router.post("/next", response_model=NextResponse, summary="Which word comes next?")
 async def post_next(body: NextRequest, request: Request) -> Response:
-    settings, served = _service(request, body.model)
+    settings, served = find_service(request, body.model)
     limits.check_next(body, settings)
     timeout = body.timeout_seconds or settings.timeout_seconds
-    return _json(await while_connected(request, next.answer(body, served, timeout)))
+    return json_response(await while_connected(request, next.answer(body, served, timeout)))
 
 
-def _service(request: Request, model: str | None) -> tuple[Settings, ServedModel]:
+def find_service(request: Request, model: str | None) -> tuple[Settings, ServedModel]:
     """Raises `UnknownModelError`."""
     state = request.app.state
     return state.settings, state.registry.find(model)
-
-
-async def while_connected(request: Request, answer: Awaitable[Answer]) -> Answer:
-    """Wait for an answer, but not longer than the client does: its work is cancelled when it goes away.
-
-    Raises `ClientGoneError`, which nobody is there to read.
-    """
-    working = asyncio.current_task()
-    assert working is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        working.cancel()
-
-    watching = asyncio.create_task(watch())
-    try:
-        return await answer
-    except asyncio.CancelledError:
-        if gone and working.uncancel() == 0:
-            raise ClientGoneError("the client went away") from None
-        raise
-    finally:
-        watching.cancel()
-
-
-def _json(answer: BaseModel) -> Response:
-    return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
-
-
-async def _encoded(
-    first: list[StreamedText | StreamEnd], events: AsyncGenerator[list[StreamedText | StreamEnd]]
-) -> AsyncGenerator[bytes]:
-    """Server-sent events. A status cannot change once a response has started: a late failure is an event."""
-    async with aclosing(events):
-        yield _events(first)
-        try:
-            async for together in events:
-                yield _events(together)
-        except ServiceError as error:
-            yield _event(ErrorResponse.model_validate(error.body()).model_dump_json())
-        except Exception:
-            logger.exception("a stream failed")
-            late = InternalError("an unexpected error; the server's log has the details")
-            yield _event(ErrorResponse.model_validate(late.body()).model_dump_json())
-        yield _event("[DONE]")
-
-
-def _events(events: list[StreamedText | StreamEnd]) -> bytes:
-    """What came together is sent together."""
-    return b"".join([_event(event.model_dump_json(exclude_unset=True)) for event in events])
-
-
-def _event(data: str) -> bytes:
-    return format_sse_event(data_str=data)

@@ -59,8 +59,17 @@ def test_train_exports_a_checkpoint_and_says_what_to_do_next(folder: Path, capsy
     assert main(["plot", "runs/pets"]) == 0
 
 
-def test_killed_run_resumes_to_the_same_weights_bit_for_bit(folder: Path) -> None:
-    options = ["train", "pets.txt", "--steps", "160", *TINY]
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "--optimizer adamw --schedule cosine",
+        "--optimizer adamw --schedule one-cycle --averaging ema",
+        "--optimizer sgd --schedule constant --averaging triggered --learning-rate 1 --validate-every 10",
+        "--optimizer sgd --schedule range --truncation randomised",
+    ],
+)
+def test_killed_run_resumes_to_the_same_weights_bit_for_bit(folder: Path, settings: str) -> None:
+    options = ["train", "pets.txt", "--steps", "160", *TINY, *settings.split()]
     assert main([*options, "--out", "checkpoints/whole"]) == 0
 
     killed = start([*options, "--out", "checkpoints/parts"], folder)
