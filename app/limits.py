@@ -1,7 +1,7 @@
 """The limits of requests that are settings: checked here, so that each is a number an operator can change."""
 
 from app.errors import InvalidValueError, shown
-from app.schemas import GenerateRequest, NextRequest, ScoreRequest
+from app.schemas import GenerateRequest, NextRequest, RescoreRequest, ScoreRequest
 from app.settings import Settings
 
 
@@ -56,6 +56,14 @@ def check_reported(tokens: int, top: int, settings: Settings, param: str | None 
 def check_next(body: NextRequest, settings: Settings) -> None:
     """Raises `InvalidValueError`, naming field, value and limit."""
     at_most("top", body.top, settings.max_top)
+    check_timeout(body.timeout_seconds, settings)
+
+
+def check_rescore(body: RescoreRequest, settings: Settings) -> None:
+    """Raises `InvalidValueError`, naming field, value and limit."""
+    at_most("hypotheses", len(body.hypotheses), settings.max_texts, " hypotheses")
+    if not body.hypotheses:
+        raise InvalidValueError("hypotheses: an empty list; at least one is needed", "hypotheses")
     check_timeout(body.timeout_seconds, settings)
 
 

@@ -242,6 +242,53 @@ class NextResponse(Body):
     state: str | None = None
 
 
+class Hypothesis(RequestBody):
+    text: Text = Field(description="What may have been said or written.")
+    score: float = Field(description="How likely the recogniser holds it to be, a log-probability up to a constant.")
+
+
+class RescoreRequest(RequestBody):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "hypotheses": [
+                        {"text": "The apple and pair salad was delicious.", "score": -4.1},
+                        {"text": "The apple and pear salad was delicious.", "score": -4.6},
+                    ],
+                    "weight": 0.5,
+                }
+            ]
+        }
+    )
+
+    hypotheses: list[Hypothesis] = Field(description="The n-best list.")
+    weight: float = Field(0.5, description="Of the model's log-probability, in nats.")
+    length_weight: float = Field(0.0, description="Of the number of words.")
+    bos: bool = Field(True, description="A hypothesis starts a sentence.")
+    eos: bool = Field(True, description="Its end is predicted, and counts.")
+    lowercase: bool = Field(False, description="The model reads the texts in lower case.")
+    model: Model = None
+    timeout_seconds: Timeout = None
+
+
+class RescoredHypothesis(Body):
+    index: int
+    text: str
+    score: float
+    logprob: float
+    words: int
+    total: float
+
+
+class RescoreResponse(Body):
+    id: str
+    model: str
+    backend: str
+    hypotheses: list[RescoredHypothesis]
+    best: int
+
+
 class ModelInfo(Body):
     name: str
     default: bool

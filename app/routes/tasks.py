@@ -1,11 +1,11 @@
-"""The model's tasks over HTTP: POST /generate, /score and /next."""
+"""The model's tasks over HTTP: POST /generate, /score, /next and /rescore."""
 
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from app import limits
-from app.answers import generate, next, score  # noqa: A004 — named after the route
+from app.answers import generate, next, rescore, score  # noqa: A004 — named after the route
 from app.answers.beside import beside
 from app.dependencies import TaskRoute
 from app.registry import ServedModel
@@ -16,6 +16,8 @@ from app.schemas import (
     GenerateResponse,
     NextRequest,
     NextResponse,
+    RescoreRequest,
+    RescoreResponse,
     ScoreRequest,
     ScoreResponse,
 )
@@ -73,6 +75,13 @@ async def post_next(body: NextRequest, request: Request) -> Response:
     limits.check_next(body, settings)
     timeout = body.timeout_seconds or settings.timeout_seconds
     return json_response(await while_connected(request, next.answer(body, served, timeout)))
+
+
+@router.post("/rescore", response_model=RescoreResponse, summary="Which hypothesis is it?")
+async def post_rescore(body: RescoreRequest, request: Request) -> Response:
+    settings, served = find_service(request, body.model)
+    limits.check_rescore(body, settings)
+    return json_response(await while_connected(request, rescore.answer(body, served, settings)))
 
 
 def find_service(request: Request, model: str | None) -> tuple[Settings, ServedModel]:
