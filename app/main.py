@@ -10,6 +10,7 @@ from app.errors import install_error_handlers
 from app.metrics import Metrics
 from app.registry import load_registry
 from app.routes import openai, system, tasks
+from app.routes.page import mount_page
 from app.schemas import NextRequest
 from app.settings import Settings
 from models.process import settle_process
@@ -49,4 +50,5 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(openai.tasks)
     app.include_router(openai.lists)
     app.include_router(system.router)
+    mount_page(app)
     return app

@@ -298,6 +298,7 @@ class ModelInfo(Body):
     cell: str
     vocabulary_size: int
     parameters: int
+    speller: bool
     storage: str
     fingerprint: str
     about: dict[str, object]

@@ -80,6 +80,7 @@ def _model_info(model: ServedModel, default: bool) -> ModelInfo:
         cell=checkpoint.model.config.cell,
         vocabulary_size=len(checkpoint.tokenizer),
         parameters=checkpoint.model.num_parameters(),
+        speller=checkpoint.speller is not None,
         storage=checkpoint.storage,
         fingerprint=checkpoint.fingerprint,
         about=checkpoint.about,
