@@ -134,21 +134,30 @@ def validation_error(errors: Sequence[dict[str, Any]], body: object = None) -> I
     return error
 
 
+def count_error(request: Request, code: str) -> None:
+    """In the metrics: of the model that was asked, where it came to that."""
+    model_name = getattr(request.state, "model_name", "")
+    request.app.state.metrics.errors.labels(model_name, code).inc()
+
+
 def install_error_handlers(app: FastAPI) -> None:
-    """Every failure of a route leaves as the one error shape."""
+    """Every failure of a route leaves as the one error shape, and is counted."""
 
     @app.exception_handler(ServiceError)
-    async def service_error(_request: Request, error: ServiceError) -> JSONResponse:
+    async def service_error(request: Request, error: ServiceError) -> JSONResponse:
+        count_error(request, error.code)
         return JSONResponse(error.body(), error.status, error.headers)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         code = _HTTP_CODES.get(error.status_code, "http_error")
+        count_error(request, code)
         message = f"{request.method} {request.url.path}: {error.detail}"
         body = error_body(message, "invalid_request_error", None, code)
         return JSONResponse(body, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
-    async def our_fault(_request: Request, error: Exception) -> JSONResponse:
+    async def our_fault(request: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
+        count_error(request, InternalError.code)
         return JSONResponse(InternalError("an unexpected error; the server's log has the details").body(), 500)

@@ -158,7 +158,7 @@ class Engine:
     def _iterate(self) -> None:
         """One iteration; see the top of this file."""
         admitted = self._admit()
-        self._metrics.batch_rows.observe(len(self._scheduler.running))
+        self._metrics.batch_size.observe(len(self._scheduler.running))
         self._settle(self._run_prompts(admitted))
         self._settle(self._generate())
 
@@ -167,7 +167,7 @@ class Engine:
         for row in admitted:
             self._use_cache(row.sequence)
             if row.request.rows == 1:
-                self._metrics.queue_seconds.observe(time.monotonic() - row.request.arrived)
+                self._metrics.request_queue_time_seconds.observe(time.monotonic() - row.request.arrived)
         return admitted
 
     def _run_prompts(self, admitted: list[Row]) -> list[Row]:
@@ -211,7 +211,7 @@ class Engine:
             for row, token_ids in zip(at_once, drawn, strict=True):
                 if token_ids:  # none while it still consumes its prompt
                     self._accept(row, token_ids)
-            self._metrics.generated_tokens.inc(sum(map(len, drawn)))
+            self._metrics.generation_tokens.inc(sum(map(len, drawn)))
         return generating
 
     def _use_cache(self, sequence: Sequence) -> None:
@@ -241,16 +241,22 @@ class Engine:
             if score is not None:
                 row.sequence.drawn_scores.append(score)
             self._accept(row, [token_id])
-        self._metrics.generated_tokens.inc(len(rows))
+        self._metrics.generation_tokens.inc(len(rows))
 
     def _accept(self, row: Row, token_ids: Many[int]) -> None:
         """Take drawn tokens into their sequence, up to where it ends: what comes after a stop string is not wanted."""
         sequence, completion = row.sequence, row.sequence.completion
         assert completion is not None
+        now = time.monotonic()
+        if not completion.token_ids:
+            sequence.first_drawn = now
+            self._metrics.time_to_first_token_seconds.observe(now - row.request.arrived)
         if row.request.followed:
             self._follow(row, completion, token_ids)
         else:
             completion.accept_all(token_ids)
+        if completion.finish_reason is not None and (later := len(completion.token_ids) - 1):
+            self._metrics.time_per_output_token_seconds.observe((now - sequence.first_drawn) / later)
         if completion.finish_reason is not None and sequence.keep_state:
             if completion.finish_reason == "eos":  # not consumed: the state is the one before it
                 sequence.final_state = self._runner.state_of(sequence)
@@ -295,17 +301,16 @@ class Engine:
         self._scheduler.drop_request(request)
         self._account_for(request)
         if error is not None:
-            self._metrics.failed(error.code).inc()
             _deliver([(request, error)])
 
     def _account_for(self, request: Request) -> None:
         with self._wake:
             self._in_flight -= 1
-        self._metrics.request_seconds.observe(time.monotonic() - request.arrived)
+        self._metrics.e2e_request_latency_seconds.observe(time.monotonic() - request.arrived)
 
     def _show_load(self) -> None:
-        self._metrics.sequences_running.set(len(self._scheduler.running))
-        self._metrics.sequences_waiting.set(self._scheduler.waiting)
+        self._metrics.num_requests_running.set(len(self._scheduler.running))
+        self._metrics.num_requests_waiting.set(self._scheduler.waiting)
         self._metrics.requests_in_flight.set(self._in_flight)
 
 

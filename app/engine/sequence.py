@@ -39,6 +39,8 @@ class Sequence:
     """Of the drawn tokens, where they are reported."""
     final_state: Tensor | None = None
     logprobs: Tensor | None = None
+    first_drawn: float = 0.0
+    """When its first token was drawn, of `time.monotonic`."""
     consumed: int = 0
     cached: int = 0
     """Inputs that were not run because the state after them was known."""

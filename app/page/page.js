@@ -372,13 +372,14 @@ async function showFigures() {
     const count = (name) => (found[name] ?? 0).toLocaleString("en");
     const share = found.prefix_cache_queries_total ? `${((100 * found.prefix_cache_hits_total) / found.prefix_cache_queries_total).toFixed(0)} %` : "–";
     describe($("figures"), [
-      ["sequences running", count("sequences_running")],
-      ["waiting", count("sequences_waiting")],
+      ["sequences running", count("num_requests_running")],
+      ["waiting", count("num_requests_waiting")],
       ["requests so far", count("requests_total")],
-      ["tokens generated", count("generated_tokens_total")],
+      ["tokens generated", count("generation_tokens_total")],
       ["tokens scored", count("scored_tokens_total")],
       ["prompts in the cache", share],
-      ["a request takes", mean("request_seconds")],
+      ["a request takes", mean("e2e_request_latency_seconds")],
+      ["first token after", mean("time_to_first_token_seconds")],
     ]);
   } catch (error) {
     tell(error);

@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 
-from app.errors import ClientGoneError, InternalError, ServiceError
+from app.errors import ClientGoneError, InternalError, ServiceError, count_error
 from app.schemas import ErrorResponse
 
 logger = logging.getLogger("carousel")
@@ -62,11 +62,11 @@ async def event_stream(
     """Events as they come, those of a list together, then `[DONE]`. Waits for the first, so that a refusal still has
     its status code."""
     first = await while_connected(request, anext(events))
-    return EventSourceResponse(_encoded(first, events, encode))
+    return EventSourceResponse(_encoded(request, first, events, encode))
 
 
 async def _encoded(
-    first: list[Event], events: AsyncGenerator[list[Event]], encode: Callable[[Event], str]
+    request: Request, first: list[Event], events: AsyncGenerator[list[Event]], encode: Callable[[Event], str]
 ) -> AsyncGenerator[bytes]:
     """Server-sent events. A status cannot change once a response has started: a late failure is an event."""
     async with aclosing(events):
@@ -75,9 +75,11 @@ async def _encoded(
             async for together in events:
                 yield _events(list(map(encode, together)))
         except ServiceError as error:
+            count_error(request, error.code)
             yield _events([ErrorResponse.model_validate(error.body()).model_dump_json()])
         except Exception:
             logger.exception("a stream failed")
+            count_error(request, InternalError.code)
             late = InternalError("an unexpected error; the server's log has the details")
             yield _events([ErrorResponse.model_validate(late.body()).model_dump_json()])
         yield _events(["[DONE]"])

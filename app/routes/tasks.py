@@ -87,4 +87,6 @@ async def post_rescore(body: RescoreRequest, request: Request) -> Response:
 def find_service(request: Request, model: str | None) -> tuple[Settings, ServedModel]:
     """Raises `UnknownModelError`."""
     state = request.app.state
-    return state.settings, state.registry.find(model)
+    served: ServedModel = state.registry.find(model)
+    request.state.model_name = served.name
+    return state.settings, served

@@ -68,7 +68,7 @@ def test_a_client_that_hangs_up_frees_its_rows(client: httpx.Client, request_bod
     async def main() -> None:
         async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as impatient:
             waiting = asyncio.ensure_future(impatient.post("/generate", json=request_body))
-            while metric(client, "carousel_sequences_running") < rows:
+            while metric(client, "carousel_num_requests_running") < rows:
                 await asyncio.sleep(0.001)
             waiting.cancel()
             await asyncio.wait({waiting})
@@ -80,6 +80,6 @@ def test_a_client_that_hangs_up_frees_its_rows(client: httpx.Client, request_bod
 
 def wait_until_free(client: httpx.Client) -> None:
     for _ in range(10_000):
-        if metric(client, "carousel_sequences_running") == metric(client, "carousel_requests_in_flight") == 0:
+        if metric(client, "carousel_num_requests_running") == metric(client, "carousel_requests_in_flight") == 0:
             return
     raise AssertionError("rows are still held")

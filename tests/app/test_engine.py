@@ -117,9 +117,9 @@ def test_a_cancelled_request_frees_its_rows(tiny_word: Tiny) -> None:
         async with running(tiny_word[0]) as engine:
             stream = engine.stream([sequence_for(tiny_word, "", ENDLESS) for _ in range(3)], 60)
             await anext(stream)
-            await until(lambda: load(engine, "sequences_running") == 3)
+            await until(lambda: load(engine, "num_requests_running") == 3)
             await stream.aclose()
-            await until(lambda: load(engine, "sequences_running") == 0)
+            await until(lambda: load(engine, "num_requests_running") == 0)
             assert load(engine, "requests_cancelled_total") == 1
             assert load(engine, "requests_in_flight") == 0
 
@@ -140,7 +140,7 @@ def test_one_request_too_many_is_refused_at_once_and_room_comes_back(tiny_word: 
             await second
             await streams[1].aclose()
             short = GenerationParams(max_tokens=1)
-            await until(lambda: load(engine, "sequences_running") == 0)
+            await until(lambda: load(engine, "num_requests_running") == 0)
             await engine.run([sequence_for(tiny_word, "", short)], 60)
 
     run(main())
@@ -151,7 +151,7 @@ def test_a_request_that_takes_too_long_is_ended(tiny_word: Tiny) -> None:
         async with running(tiny_word[0]) as engine:
             with pytest.raises(DeadlineError):
                 await engine.run([sequence_for(tiny_word, "", ENDLESS)], 0.05)
-            await until(lambda: load(engine, "sequences_running") == 0)
+            await until(lambda: load(engine, "num_requests_running") == 0)
 
     run(main())
 

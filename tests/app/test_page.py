@@ -111,14 +111,14 @@ def test_stop_cancels_on_the_server(browser: Browser, checkpoints_dir: Path) -> 
             page.get_by_label("Most tokens").fill("1000000000")
             page.get_by_role("button", name="Generate").click()
             expect(page.locator("#sampled")).to_contain_text("cat")
-            assert metric(client, "carousel_sequences_running") == 1
+            assert metric(client, "carousel_num_requests_running") == 1
             page.get_by_role("button", name="Stop").click()
             expect(page.locator("#sample-facts")).to_contain_text("stopped")
             for _ in range(200):
-                if metric(client, "carousel_sequences_running") == 0:
+                if metric(client, "carousel_num_requests_running") == 0:
                     break
                 page.wait_for_timeout(25)
-            assert metric(client, "carousel_sequences_running") == 0
+            assert metric(client, "carousel_num_requests_running") == 0
             assert metric(client, "carousel_requests_cancelled_total") >= 1
 
 
@@ -159,7 +159,7 @@ def test_the_model_is_described_and_its_figures_move(page: Page, client: httpx.C
     page.get_by_role("tab", name="Model").click()
     expect(page.locator("#card")).to_contain_text("A toy model.")
     expect(page.locator("#figures")).to_contain_text("tokens generated")
-    generated = int(metric(client, "carousel_generated_tokens_total"))
+    generated = int(metric(client, "carousel_generation_tokens_total"))
     client.post("/generate", json={"max_tokens": 7, "ignore_eos": True})
     expect(page.locator("#figures")).to_contain_text(f"{generated + 7:,}", timeout=10_000)
 

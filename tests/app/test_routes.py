@@ -223,9 +223,9 @@ class TestSystem:
         assert info["limits"]["max_tokens"] == 4096
 
     def test_metrics_count_tokens(self, client: httpx.Client) -> None:
-        before = metric(client, "carousel_generated_tokens_total")
+        before = metric(client, "carousel_generation_tokens_total")
         post(client, "/generate", max_tokens=7, ignore_eos=True)
-        assert metric(client, "carousel_generated_tokens_total") == before + 7
+        assert metric(client, "carousel_generation_tokens_total") == before + 7
 
     def test_every_route_is_documented_with_its_errors(self, client: httpx.Client) -> None:
         paths = client.get("/openapi.json").json()["paths"]
