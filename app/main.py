@@ -46,9 +46,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.registry = registry
     app.state.ready = False
     install_error_handlers(app)
+    include_routes(app)
+    return app
+
+
+def include_routes(app: FastAPI) -> None:
+    """All that the service answers."""
     app.include_router(tasks.router)
     app.include_router(openai.tasks)
     app.include_router(openai.lists)
     app.include_router(system.router)
     mount_page(app)
-    return app

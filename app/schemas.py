@@ -99,29 +99,31 @@ class GenerateRequest(RequestBody):
 class TopToken(Body):
     id: int
     token: str
-    logprob: float
+    logprob: float = Field(description="Natural logarithm of its probability.")
 
 
 class GeneratedToken(Body):
     id: int
-    text: str
-    logprob: float
-    top: list[TopToken]
+    text: str = Field(description="What it adds to the text; the `<eos>` that ends it adds nothing.")
+    logprob: float = Field(description="Under the model's own distribution: temperature 1, before any filter.")
+    top: list[TopToken] = Field(description="The likeliest tokens there, `<unk>` included.")
 
 
 class Choice(Body):
-    index: int
-    prompt_index: int
-    text: str
-    finish_reason: FinishReason
-    tokens: list[GeneratedToken] | None = None
-    state: str | None = None
+    index: int = Field(description="prompt_index * n + number of the choice.")
+    prompt_index: int = Field(description="Which prompt it continues.")
+    text: str = Field(description="The completion, without the prompt.")
+    finish_reason: FinishReason = Field(
+        description="`length`: max_tokens; `stop`: a stop string; `eos`: the model ended it."
+    )
+    tokens: list[GeneratedToken] | None = Field(None, description="With `logprobs`: every drawn token.")
+    state: str | None = Field(None, description="With `return_state`: after prompt and completion.")
 
 
 class Usage(Body):
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
+    prompt_tokens: int = Field(description="Of all prompts, each counted once.")
+    completion_tokens: int = Field(description="Drawn, an `<eos>` included.")
+    cached_tokens: int = Field(0, description="Prompt tokens that the prefix cache spared.")
 
 
 class GenerateResponse(Body):
@@ -176,42 +178,48 @@ class ScoreRequest(RequestBody):
 
 
 class TokenDetail(Body):
-    text: str
-    token: str
+    text: str = Field(description="As it stands in the text; an unknown word shows itself.")
+    token: str = Field(description="The entry of the vocabulary.")
     id: int
-    logprob: float | None
-    surprisal_bits: float | None
-    rank: int | None
-    oov: bool
-    start: int
-    end: int
-    spelling_logprob: float | None = None
-    top: list[TopToken] | None = None
+    logprob: float | None = Field(description="In nats; null where nothing comes before it.")
+    surprisal_bits: float | None = Field(description="-logprob / ln 2.")
+    rank: int | None = Field(description="1: the likeliest token here.")
+    oov: bool = Field(description="Whether the word is not in the vocabulary.")
+    start: int = Field(description="Code points of the text, first …")
+    end: int = Field(description="… and one past the last.")
+    spelling_logprob: float | None = Field(
+        None, description="Of an unknown word: which one it is, given that it is one."
+    )
+    top: list[TopToken] | None = Field(None, description="The likeliest tokens here.")
 
 
 class Score(Body):
     text: str
-    logprob: float
-    tokens: int
-    words: int
-    characters: int
-    oov: int
-    logprob_without_oov: float
-    logprob_open: float | None = None
-    perplexity: float | None
-    perplexity_per_word: float | None
-    bits_per_character: float | None
-    details: list[TokenDetail] | None = None
-    state: str | None = None
+    logprob: float = Field(description="Sum over the predicted tokens, in nats.")
+    tokens: int = Field(description="How many were predicted, `<eos>` included where `eos`.")
+    words: int = Field(description="Between white space.")
+    characters: int = Field(description="Code points.")
+    oov: int = Field(description="Predicted unknown words.")
+    logprob_without_oov: float = Field(description="logprob without theirs.")
+    logprob_open: float | None = Field(
+        None, description="logprob and the spelling of each unknown word; null without a speller."
+    )
+    perplexity: float | None = Field(description="exp(-logprob / tokens).")
+    perplexity_per_word: float | None = Field(description="exp(-logprob / (words + 1 where `eos`)), as KenLM divides.")
+    bits_per_character: float | None = Field(
+        description="-logprob / (ln 2 * characters), of logprob_open where there is one."
+    )
+    details: list[TokenDetail] | None = Field(None, description="With `tokens` or `top`: each token.")
+    state: str | None = Field(None, description="With `return_state`: after the text, before `<eos>`.")
 
 
 class ScoreResponse(Body):
     id: str
     model: str
     backend: str
-    scores: list[Score]
-    best: int
-    probabilities: list[float]
+    scores: list[Score] = Field(description="In the order of the request.")
+    best: int = Field(description="Place of the most probable text, by logprob_open where there is one.")
+    probabilities: list[float] = Field(description="Softmax of these totals: of these texts, which one is it?")
 
 
 class NextRequest(RequestBody):
@@ -228,7 +236,7 @@ class NextRequest(RequestBody):
 
 class NextWord(Body):
     word: str
-    prob: float
+    prob: float = Field(description="Of the word after the text; among the candidates where a word is completed.")
     logprob: float
 
 
@@ -236,10 +244,10 @@ class NextResponse(Body):
     id: str
     model: str
     backend: str
-    words: list[NextWord]
-    completing: str | None
-    coverage: float
-    state: str | None = None
+    words: list[NextWord] = Field(description="Likeliest first.")
+    completing: str | None = Field(description="The begun word that is completed; null: a new word.")
+    coverage: float = Field(description="Sum of the listed probabilities.")
+    state: str | None = Field(None, description="With `return_state`: after the whole text.")
 
 
 class Hypothesis(RequestBody):
@@ -273,20 +281,20 @@ class RescoreRequest(RequestBody):
 
 
 class RescoredHypothesis(Body):
-    index: int
+    index: int = Field(description="Its place in the request.")
     text: str
     score: float
-    logprob: float
-    words: int
-    total: float
+    logprob: float = Field(description="The language model's, in nats, unknown words spelled where it can.")
+    words: int = Field(description="Between white space.")
+    total: float = Field(description="score + weight * logprob + length_weight * words.")
 
 
 class RescoreResponse(Body):
     id: str
     model: str
     backend: str
-    hypotheses: list[RescoredHypothesis]
-    best: int
+    hypotheses: list[RescoredHypothesis] = Field(description="Best first; equals keep their order.")
+    best: int = Field(description="`index` of the first.")
 
 
 class ModelInfo(Body):

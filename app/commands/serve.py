@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 
 from app.commands.shared import CheckpointsOption, fail, make_settings
-from app.main import create_app
+from app.main import create_app, include_routes
+from app.reference import api_reference
 from app.registry import Registry, StartupError
 from app.settings import Settings
 
@@ -60,3 +62,10 @@ class _Server(uvicorn.Server):
 def show_settings() -> None:
     """Every CAROUSEL_* environment variable, with its default and meaning."""
     print(Settings.table(), end="")  # noqa: T201
+
+
+def show_reference() -> None:
+    """The API reference, as Markdown."""
+    app = FastAPI(title="Carousel")
+    include_routes(app)
+    print(api_reference(app.openapi()), end="")  # noqa: T201
