@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.speller import Speller
-from models.tokenizer import Level, Tokenizer
+from models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,12 @@ class UnknownWords:
     words: list[tuple[str, float]]
 
 
-def spelled_words(speller: Speller, unk_probability: float, begun: Begun, level: Level, top: int) -> UnknownWords:
+def spelled_words(
+    speller: Speller, unk_probability: float, begun: Begun, tokenizer: Tokenizer, top: int
+) -> UnknownWords:
     """Words outside the vocabulary that complete what has been begun. unk_probability: that of `<unk>` there."""
-    lead = begun.lead if level == "word" else ""
-    mass, spellings = speller.completions(lead + (begun.completing or ""), top)
+    lead = begun.lead if tokenizer.level == "word" else ""
+    mass, spellings = speller.completions(lead + tokenizer.normalized(begun.completing or ""), top)
     words = [(spelling.removeprefix(lead), unk_probability * math.exp(logprob)) for spelling, logprob in spellings]
     whole = [(word, probability) for word, probability in words if all(map(is_word_character, word))]
     return UnknownWords(unk_probability * math.exp(mass), whole)

@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers import models as token_models
 
 Level = Literal["char", "word", "split", "bpe"]
 Boundary = Literal["line", "paragraph", "document"]
+Normalization = Literal["none", "speech"]
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 UNK = "<unk>"
 EOS = "<eos>"
@@ -50,6 +52,21 @@ _WORD = (
     r"| ?(?:-{2,}|\.{3}|[^\s\p{L}\p{M}\p{N}])"
     r"|\s"
 )
+
+
+_SPOKEN = {"mr": "mister", "mrs": "missus", "dr": "doctor", "st": "saint"}
+"""Abbreviations that are read as words."""
+
+_NOT_SPOKEN = r"(?<![\p{L}\p{M}\p{N}])'|'(?![\p{L}\p{M}\p{N}])|[^\p{L}\p{M}\p{N}'\s]"
+"""Marks, and apostrophes that are not inside a word."""
+
+
+def _speech_normalizer() -> normalizers.Normalizer:
+    """Text as speech recognisers write it, whatever its case and punctuation: lower case, words alone."""
+    steps = [normalizers.Lowercase(), normalizers.Replace("’", "'"), normalizers.Replace(Regex(_NOT_SPOKEN), " ")]
+    for short, word in _SPOKEN.items():
+        steps.append(normalizers.Replace(Regex(rf"\b{short}\b"), word))
+    return normalizers.Sequence(steps)
 
 
 @dataclass(frozen=True)
@@ -98,10 +115,12 @@ class Tokenizer:
         boundary: Boundary,
         vocabulary_size: int | None = None,
         min_count: int = 1,
+        normalization: Normalization = "none",
     ) -> "Tokenizer":
         """Build the vocabulary: the `vocabulary_size` commonest types seen at least `min_count` times.
 
-        vocabulary_size counts the two special tokens; None is no limit (for `bpe`: 8,192).
+        vocabulary_size counts the two special tokens; None is no limit (for `bpe`: 8,192). normalization `speech`: all
+        text, then and later, is read in lower case and without punctuation, as speech recognisers write.
         """
         limit = vocabulary_size or 1 << 24
         specials = [
@@ -133,6 +152,8 @@ class Tokenizer:
             trainer = trainers.WordLevelTrainer(
                 vocab_size=limit, min_frequency=min_count, special_tokens=specials, show_progress=False
             )
+        if normalization == "speech":
+            inner.normalizer = _speech_normalizer()
         inner.train_from_iterator((piece for text in texts for piece in _countable(text, boundary)), trainer)
         return cls(inner, level, boundary)
 
@@ -147,6 +168,14 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         self.inner.save(str(path), pretty=False)
+
+    @property
+    def normalization(self) -> Normalization:
+        return "none" if self.inner.normalizer is None else "speech"
+
+    def normalized(self, text: str) -> str:
+        """How the tokenizer reads a text before it is cut."""
+        return text if self.inner.normalizer is None else str(self.inner.normalizer.normalize_str(text))
 
     def encode(self, text: str) -> Encoding:
         """Tokens of `text`. A boundary inside the text is `<eos>`; none is added at its ends."""
@@ -197,7 +226,7 @@ class Tokenizer:
                 places = [place for place, token_id in enumerate(found) if token_id == self.unk_id]
                 for start, end in filter(None, map(encoding.token_to_chars, places)):
                     unknown.append(piece[start:end])
-        return ids, [surface for surface in unknown if surface.strip() != UNK]
+        return ids, [self.normalized(surface) for surface in unknown if surface.strip() != UNK]
 
     def _ids(self, text: str, spans: Sequence[tuple[int, int, bool]]) -> list[int]:
         pieces = [text[start:end] for start, end, is_boundary in spans if not is_boundary]

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from models.cells import Cell
 from models.checkpoint import SPELLER, CheckpointError, Storage, add_speller, load_checkpoint
-from models.tokenizer import Boundary, Level, Tokenizer
+from models.tokenizer import Boundary, Level, Normalization, Tokenizer
 from training.batching import Partition, Truncation
 from training.comparison import average_checkpoints, diverged, suggest_rate, summarise
 from training.config import Precision
@@ -92,6 +92,7 @@ def train(
     boundary: Annotated[Boundary | None, option("What ends with <eos>.", "Text")] = None,
     vocabulary_size: Annotated[int | None, option("Commonest types kept, the special two included.", "Text")] = None,
     min_count: Annotated[int | None, option("Types seen less often are <unk>.", "Text")] = None,
+    normalization: Annotated[Normalization | None, option("speech: lower case, no punctuation.", "Text")] = None,
     unwrap: Annotated[bool | None, option("Join lines wrapped at a fixed width.", "Text")] = None,
     test_unwrap: Annotated[bool | None, option("Join them in the test text alone.", "Text")] = None,
     shuffle_lines: Annotated[bool | None, option("Each line stands alone, as in a list of names.", "Text")] = None,
@@ -149,6 +150,7 @@ def train(
         "corpus": {
             "train": _names(texts), "valid": _names(valid), "test": _names(test), "exclude": exclude or None,
             "level": level, "boundary": boundary, "vocabulary_size": vocabulary_size, "min_count": min_count,
+            "normalization": normalization,
             "unwrap": unwrap, "test_unwrap": test_unwrap, "shuffle_lines": shuffle_lines,
             "valid_fraction": valid_fraction, "test_fraction": test_fraction,
             "valid_part": valid_part,

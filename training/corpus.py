@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from models.tokenizer import BOUNDARIES, LEVELS, Boundary, Level
+from models.tokenizer import BOUNDARIES, LEVELS, NORMALIZATIONS, Boundary, Level, Normalization
 from training.documents import (
     TEXT_SUFFIXES,
     CorpusError,
@@ -33,6 +33,8 @@ class CorpusConfig:
     boundary: Boundary | None = None
     vocabulary_size: int | None = None
     min_count: int | None = None
+    normalization: Normalization = "none"
+    """`speech`: lower case without punctuation, as speech recognisers write; the tokenizer reads all text so."""
     unwrap: bool | None = None
     """Join the lines of a paragraph, for texts wrapped at a fixed width with an empty line between paragraphs."""
     test_unwrap: bool = False
@@ -51,6 +53,10 @@ class CorpusConfig:
             raise ValueError(f"level: {self.level!r} is not one of {', '.join(LEVELS)}")
         if self.boundary is not None and self.boundary not in BOUNDARIES:
             raise ValueError(f"boundary: {self.boundary!r} is not one of {', '.join(BOUNDARIES)}")
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(f"normalization: {self.normalization!r} is not one of {', '.join(NORMALIZATIONS)}")
+        if self.normalization != "none" and self.level not in (None, "split"):
+            raise ValueError("normalization: without punctuation words are what stands between spaces: level split")
         for name in ("vocabulary_size", "min_count"):
             value = getattr(self, name)
             if value is not None and value < (3 if name == "vocabulary_size" else 1):

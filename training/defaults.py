@@ -100,7 +100,7 @@ def _is_wrapped(lengths: list[int]) -> bool:
 
 def choose_corpus(given: CorpusConfig, shape: TextShape) -> CorpusConfig:
     """Fill in what was not given."""
-    level = given.level or _level(shape)
+    level = given.level or ("split" if given.normalization == "speech" else _level(shape))
     unwrap = given.unwrap
     if unwrap is None:
         unwrap = level in ("word", "bpe") and shape.wrapped and shape.empty_lines > 0 and given.boundary is None
@@ -111,6 +111,8 @@ def choose_corpus(given: CorpusConfig, shape: TextShape) -> CorpusConfig:
     alphabet_is_large = level == "char" and shape.alphabet > 300
     min_count = {"char": 2 if alphabet_is_large else 1, "word": 3, "split": 1, "bpe": 1}[level]
     sizes = {"char": 20_000, "word": 20_000, "split": 50_000, "bpe": 8_192}
+    if given.normalization == "speech":
+        min_count, sizes["split"] = 3, 20_000
     return replace(
         given,
         level=level,

@@ -188,7 +188,12 @@ def read_corpus(
     total = sum(map(size, texts.train))
     with progress("building the vocabulary", total) as advance:
         tokenizer = Tokenizer.train(
-            _told(texts.train, advance), corpus.level, corpus.boundary, corpus.vocabulary_size, corpus.min_count or 1
+            _told(texts.train, advance),
+            corpus.level,
+            corpus.boundary,
+            corpus.vocabulary_size,
+            corpus.min_count or 1,
+            corpus.normalization,
         )
     tokenizer.save(directory / TOKENIZER)
     with progress("tokenizing", total) as advance:

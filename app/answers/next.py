@@ -65,7 +65,7 @@ async def _find(
         speller, unknown = served.checkpoint.speller, None
         if speller is not None and begun.completing:
             unk = math.exp(float(root.logprobs[tokenizer.unk_id]))
-            unknown = await asyncio.to_thread(spelled_words, speller, unk, begun, tokenizer.level, body.top)
+            unknown = await asyncio.to_thread(spelled_words, speller, unk, begun, tokenizer, body.top)
         return served.words.find(root.logprobs, begun, body.top, body.punctuation, unknown)
     search = WordSearch(served.pieces, begun, body.top, body.punctuation)
     search.expand_root(root.logprobs.cpu(), root.final_state)

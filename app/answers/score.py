@@ -107,7 +107,8 @@ async def _spellings(texts: list[_Text], served: ServedModel) -> dict[str, float
     unknown = served.checkpoint.tokenizer.unk_id
     found = {text.text[start:end] for text in texts for token_id, (start, end) in text.scored if token_id == unknown}
     words = sorted(found - {UNK, f" {UNK}"})  # which is no word, but the symbol itself
-    logprobs = await asyncio.to_thread(speller.logprobs, words) if words else []
+    spellings = list(map(served.checkpoint.tokenizer.normalized, words))
+    logprobs = await asyncio.to_thread(speller.logprobs, spellings) if words else []
     return dict(zip(words, logprobs, strict=True))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -408,3 +409,36 @@ def test_noted_unknown_words_are_those_that_became_unk(level: Level) -> None:
     assert unknown
     if level == "word":
         assert unknown == [" dog", "A", " dog", " ran"]
+
+
+class TestSpeech:
+    """Text as recognisers write it: no case, no punctuation."""
+
+    TEXT = "“Mr. Brown's dog,” she said—“isn't OLD!”\nThe dogs' to-day: it's 15.\n"
+
+    @pytest.fixture
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.train([self.TEXT], "split", "line", normalization="speech")
+
+    def test_case_and_punctuation_make_no_difference(self, tokenizer: Tokenizer) -> None:
+        plain = "MISTER BROWN'S DOG SHE SAID ISN'T OLD\nthe dogs to day it's 15\n"
+        assert tokenizer.encode_ids(self.TEXT) == tokenizer.encode_ids(plain)
+        assert tokenizer.unk_id not in tokenizer.encode_ids(plain)
+        assert tokenizer.decode(tokenizer.encode_ids(plain)) == plain.lower()
+
+    def test_offsets_are_those_of_the_text_as_it_was(self, tokenizer: Tokenizer) -> None:
+        encoding = tokenizer.encode(self.TEXT)
+        shown = [self.TEXT[start:end] for start, end in encoding.offsets]
+        assert shown[:4] == ["Mr", "Brown's", "dog", "she"]
+        assert "isn't" in shown
+
+    def test_unknown_words_are_noted_as_they_are_read(self, tokenizer: Tokenizer) -> None:
+        ids, unknown = tokenizer.encode_noting("Mr. QUILTER's dog, <unk> Zeppelin!")
+        assert unknown == ["quilter's", "zeppelin"]
+        assert ids.count(tokenizer.unk_id) == 3
+
+    def test_it_is_kept_in_the_file(self, tokenizer: Tokenizer, tmp_path: Path) -> None:
+        tokenizer.save(tmp_path / "tokenizer.json")
+        again = Tokenizer.from_bytes((tmp_path / "tokenizer.json").read_bytes(), "split", "line")
+        assert again.normalization == "speech"
+        assert again.encode_ids(self.TEXT) == tokenizer.encode_ids(self.TEXT)
