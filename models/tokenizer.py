@@ -65,7 +65,8 @@ def _speech_normalizer() -> normalizers.Normalizer:
     """Text as speech recognisers write it, whatever its case and punctuation: lower case, words alone."""
     steps = [normalizers.Lowercase(), normalizers.Replace("’", "'"), normalizers.Replace(Regex(_NOT_SPOKEN), " ")]
     for short, word in _SPOKEN.items():
-        steps.append(normalizers.Replace(Regex(rf"\b{short}\b"), word))
+        # All but the first letter, which keeps its place: the library loses that of what it replaces.
+        steps.append(normalizers.Replace(Regex(rf"(?<=\b{short[0]}){short[1:]}\b"), word[1:]))
     return normalizers.Sequence(steps)
 
 
