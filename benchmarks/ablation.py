@@ -1,90 +1,150 @@
-"""What each piece of the recipe for WikiText-2 is worth: the recipe, and the recipe without it, for the same time each.
+"""What each piece of regularisation is worth where it is needed: a text that is read many times over.
 
-    python -m benchmarks.ablation --data DATA [--minutes 6] [--only dropconnect,averaging]
+    python -m benchmarks.ablation --data DATA [--minutes 3] [--tokens 200000] [--only dropconnect,average]
 
-DATA holds wikitext-2/ with train.txt, valid.txt, test.txt. Runs one training after another with `python -m training`,
-then writes validation and test perplexities as a table.
+DATA holds wikitext-2/ with train.txt, valid.txt. The first tokens of the training text, a network of many more
+parameters, all pieces together; then the same without each one, for the same time; and without any.
 """
 
 import json
-import subprocess
-import sys
 import tempfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-from rich.console import Console
-from rich.table import Table
+from models.process import prepare_process
 
-from benchmarks.host import cpu_slug, describe_host
-from models.checkpoint import load_checkpoint
+prepare_process()
+
+import math  # noqa: E402
+
+import typer  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import Progress  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from benchmarks.host import cpu_slug, describe_host  # noqa: E402
+from models.network import NetworkConfig  # noqa: E402
+from training.config import TrainingConfig  # noqa: E402
+from training.recipe import read_recipe  # noqa: E402
+from training.run import read_corpus  # noqa: E402
+from training.trainer import Report, Trainer  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 RECIPE = ROOT / "recipes" / "wikitext-2.toml"
 
-WITHOUT: dict[str, list[str]] = {
-    "the recipe": [],
-    "dropout between, before and after layers": ["--dropout", "0", "--input-dropout", "0", "--output-dropout", "0"],
-    "one mask for all tokens (plain dropout instead)": ["--no-locked"],
-    "word dropout": ["--word-dropout", "0"],
-    "dropconnect": ["--dropconnect", "0"],
-    "activation and temporal penalties": ["--activation-l2", "0", "--temporal-l2", "0"],
-    "weight decay": ["--weight-decay", "0"],
-    "tied weights": ["--no-tied"],
-    "variable windows": ["--truncation", "fixed"],
-    "average of the weights": ["--averaging", "none"],
-    "sampled softmax": ["--sampled-softmax", "0"],
+EVERYTHING: dict[str, Any] = {
+    "batch_size": 20,
+    "bptt_length": 35,
+    "truncation": "variable",
+    "learning_rate": 2e-3,
+    "warmup_steps": 100,
+    "clip_norm": 0.5,
+    "weight_decay": 0.1,
+    "sampled_softmax": 2000,
+    "full_softmax_from": 1.0,
+    "averaging": "ema",
+    "average_decay": 0.998,
+    "locked": True,
+    "input_dropout": 0.4,
+    "dropout": 0.3,
+    "output_dropout": 0.4,
+    "word_dropout": 0.1,
+    "dropconnect": 0.3,
+    "activation_l2": 1.0,
+    "temporal_l2": 0.5,
 }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Settings that differ from `EVERYTHING`."""
+
+    name: str
+    training: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+NO_DROPOUT = {"input_dropout": 0.0, "dropout": 0.0, "output_dropout": 0.0}
+NO_PENALTIES = {"activation_l2": 0.0, "temporal_l2": 0.0}
+
+VARIANTS = [
+    Variant("everything"),
+    Variant("without dropout of values", NO_DROPOUT),
+    Variant("without one mask a window (plain dropout instead)", {"locked": False}),
+    Variant("without word dropout", {"word_dropout": 0.0}),
+    Variant("without dropconnect", {"dropconnect": 0.0}),
+    Variant("without activation and temporal penalties", NO_PENALTIES),
+    Variant("without weight decay", {"weight_decay": 0.0}),
+    Variant("without tied weights", network={"tied": False}),
+    Variant("without windows of variable length", {"truncation": "fixed"}),
+    Variant("without average of the weights", {"averaging": "none"}),
+    Variant(
+        "without any of them",
+        NO_DROPOUT
+        | NO_PENALTIES
+        | {"word_dropout": 0.0, "dropconnect": 0.0, "weight_decay": 0.0, "truncation": "fixed", "averaging": "none"},
+        {"tied": False},
+    ),
+]
 
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder of wikitext-2/.", exists=True, file_okay=False)],
-    minutes: Annotated[float, typer.Option(help="Of each training.")] = 6.0,
-    only: Annotated[str | None, typer.Option(help="Parts of names, comma-separated; the recipe always runs.")] = None,
+    minutes: Annotated[float, typer.Option(help="Of each training.")] = 3.0,
+    tokens: Annotated[int, typer.Option(help="Of the training text.")] = 200_000,
+    only: Annotated[str | None, typer.Option(help="Parts of names, comma-separated; everything always runs.")] = None,
 ) -> None:
     """Train with and without each piece at equal time."""
     console = Console()
-    chosen = {
-        name: options
-        for name, options in WITHOUT.items()
-        if not options or only is None or any(part in name for part in only.split(","))
-    }
-    rows = []
-    for name, options in chosen.items():
-        console.print(f"without {name}" if options else name)
-        rows.append({"without": name if options else None, **_train(data, minutes, options)})
-    header = describe_host() | {"minutes": minutes}
+    chosen = [
+        one for one in VARIANTS if one is VARIANTS[0] or only is None or any(p in one.name for p in only.split(","))
+    ]
+    header = describe_host() | {"minutes": minutes, "tokens": tokens}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name, Progress(console=console) as progress:
+        folder = Path(name)
+        _, tokenizer, splits, _ = read_corpus(read_recipe(RECIPE), data, folder)
+        shape = NetworkConfig(len(tokenizer), 200, (400, 400), projection_size=200, tied=True)
+        for number, variant in enumerate(chosen):
+            settings = EVERYTHING | {"steps": 10**6, "validate_every": 10**6, "checkpoint_every": 10**6}
+            config = TrainingConfig(**settings | {"max_minutes": minutes} | variant.training)
+            directory = folder / str(number)
+            directory.mkdir()
+            trainer = Trainer(
+                replace(shape, **variant.network),
+                config,
+                splits["train"].ids[:tokens],
+                splits["valid"].ids,
+                tokenizer.eos_id,
+                directory,
+            )
+            task = progress.add_task(variant.name, total=1.0)
+            losses: list[float] = []
+
+            def show(report: Report, task: Any = task, losses: list[float] = losses) -> None:
+                progress.update(task, completed=report.progress)
+                if report.loss_nats is not None:
+                    losses.append(report.loss_nats)
+
+            position = trainer.run(show)
+            recent = losses[-100:]
+            rows.append(
+                {
+                    "name": variant.name,
+                    "validation": math.exp(position.best_nats),
+                    "training": math.exp(sum(recent) / len(recent)),
+                    "epochs": position.step * trainer.batches.tokens_per_batch / tokens,
+                }
+            )
     path = RESULTS / f"{header['date'][:10]}-{cpu_slug(header['cpu'])}-ablation.json"
     path.write_text(json.dumps({"header": header, "rows": rows}, indent=1) + "\n")
-    table = Table("without", "validation", "test", "epochs", title=f"perplexity after {minutes:g} minutes")
+    table = Table("settings", "validation", "training", "epochs", title=f"perplexity after {minutes:g} minutes")
     for row in rows:
-        table.add_row(
-            row["without"] or "(the recipe)",
-            f"{row['validation']:.1f}",
-            f"{row['test']:.1f}",
-            f"{row['epochs']:.1f}",
-        )
+        table.add_row(row["name"], f"{row['validation']:.1f}", f"{row['training']:.1f}", f"{row['epochs']:.1f}")
     console.print(table)
     console.print(f"wrote {path}")
-
-
-def _train(data: Path, minutes: float, options: list[str]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "checkpoints" / "ablation"
-        common = ["--recipe", str(RECIPE), "--data", str(data), "--out", str(out), "--run", f"{folder}/runs/ablation"]
-        limit = ["--max-minutes", str(minutes)]
-        command = [sys.executable, "-m", "training", "train", *common, *limit, *options]
-        subprocess.run(command, check=True, cwd=ROOT)
-        about = load_checkpoint(out).about
-    figures = about["figures"]
-    return {
-        "validation": figures["validation"]["perplexity"],
-        "test": figures["test"]["perplexity"],
-        "epochs": about["epochs"],
-        "steps": about["steps"],
-    }
 
 
 if __name__ == "__main__":
