@@ -45,7 +45,7 @@ def main(
     table.add_row("2", str(SEEDS[0]), f"{two:.4f}")
     console.print(table)
     console.print(
-        f"two processes are {two - alone[0]:+.4f} from one of the same seed; three seeds have a mean of {mean(alone):.4f} "
+        f"two processes are {two - alone[0]:+.4f} from one of the same seed; three seeds have mean {mean(alone):.4f} "
         f"and a standard deviation of {stdev(alone):.4f}"
     )
 
