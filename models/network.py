@@ -174,8 +174,9 @@ class LanguageModel(nn.Module):
         )
         dense = (config.projection_size or config.hidden_sizes[-1], *config.output_layers)
         self.output_layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(dense))
-        self.output = nn.Linear(config.feature_size, config.vocabulary_size)
-        nn.init.zeros_(self.output.bias)
+        # A tied matrix takes no memory of its own, not even while the network is made.
+        self.output = nn.Linear(config.feature_size, config.vocabulary_size, device="meta" if config.tied else None)
+        self.output.bias = nn.Parameter(torch.zeros(config.vocabulary_size))
         if config.tied:
             assert isinstance(self.embedding, nn.Embedding)
             self.output.weight = self.embedding.weight
