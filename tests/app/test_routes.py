@@ -109,6 +109,15 @@ class TestScore:
         for detail in score["details"]:
             assert detail["surprisal_bits"] == pytest.approx(-detail["logprob"] / math.log(2))
 
+    def test_alternatives_do_not_change_a_number(self, client: httpx.Client) -> None:
+        texts = ["The cat ate fish", "The pear sat on cats"]
+        plain = post(client, "/score", text=texts, tokens=True)["scores"]
+        with_top = post(client, "/score", text=texts, top=12)["scores"]
+        for one, other in zip(plain, with_top, strict=True):
+            assert one["logprob"] == other["logprob"]
+            for detail in other["details"]:
+                assert {top["id"]: top["logprob"] for top in detail["top"]}[detail["id"]] == detail["logprob"]
+
     def test_offsets_slice_the_text_and_unknown_words_show_themselves(self, client: httpx.Client) -> None:
         text = "The xyzzy sat"
         (score,) = post(client, "/score", text=text, tokens=True)["scores"]
