@@ -3,6 +3,7 @@ interruption does not lose; what share of the texts is more probable than one.
 """
 
 import asyncio
+import fcntl
 import json
 import math
 import os
@@ -22,11 +23,14 @@ Result = TypeVar("Result")
 
 Bucket = Literal["head", "middle", "tail"]
 
-BATCH = 64
-"""Texts scored together."""
+BATCH, BATCH_CHARACTERS = 64, 200_000
+"""Texts scored together, fewer where they are long."""
 
 IN_FLIGHT = 4
 """Batches at once: while one is parsed or written others are computed."""
+
+HIGHEST_SCORE = 1e9
+"""Of a hypothesis, either sign."""
 
 _READ_BYTES = 1 << 16
 
@@ -50,24 +54,37 @@ def read_batches(descriptor: int, field: str | None) -> Iterator[list[Item]]:
     """
     is_jsonl: bool | None = None if field else False
     batch: list[Item] = []
-    number = 0
+    empty = 0  # lines before the first that shows which it is
+    number = characters = 0
     for lines in _arriving_lines(descriptor):
         for line in lines:
             number += 1
-            text = _decode(line, number)
-            if is_jsonl is None and text.strip():
-                is_jsonl = text.lstrip().startswith("{")
-            if is_jsonl and field:
-                if text.strip():
-                    batch.append(_parse(text, field, number))
-            else:
-                batch.append(Item(text, {}))
-            if len(batch) == BATCH:
-                yield batch
-                batch = []
+            try:
+                text = _decode(line, number)
+                if is_jsonl is None and not text.strip():
+                    empty += 1
+                    continue
+                if is_jsonl is None:
+                    is_jsonl = text.lstrip().startswith("{")
+                    batch += [] if is_jsonl else [Item("", {})] * empty
+                if not is_jsonl:
+                    batch.append(Item(text, {}))
+                elif text.strip():
+                    batch.append(_parse(text, field or "", number))
+            except InputError:
+                if batch:
+                    yield batch
+                raise
+            characters += len(text)
+            if len(batch) >= BATCH or characters >= BATCH_CHARACTERS:
+                if batch:
+                    yield batch
+                batch, characters = [], 0
         if batch:
             yield batch
-            batch = []
+            batch, characters = [], 0
+    if is_jsonl is None and empty:
+        yield [Item("", {})] * empty
 
 
 @dataclass
@@ -108,7 +125,7 @@ def _nbest_lists(descriptor: int, field: str, reference_field: str) -> Iterator[
         elif line.strip():
             text, tab, score = line.rpartition("\t")
             try:
-                scores.append(_finite(float(score)))
+                scores.append(_score(score))
             except ValueError:
                 tab = ""
             if not tab:
@@ -130,25 +147,31 @@ def _parse_nbest(line: str, field: str, reference_field: str, number: int) -> NB
         raise InputError(f"line {number}: {reference_field!r} is not a text")
     try:
         texts = [str(one["text"].encode(), "utf-8") for one in hypotheses]
-        scores = [_finite(float(one["score"])) for one in hypotheses]
-    except (TypeError, KeyError, AttributeError, ValueError):
+        scores = [_score(one["score"]) for one in hypotheses]
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError):
         raise InputError(f'line {number}: a hypothesis under {field!r} is not {{"text": …, "score": …}}') from None
     return NBestList(texts, scores, reference, record)
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("not finite")
-    return value
+def _score(value: Any) -> float:
+    """Raises `ValueError`, `TypeError` or `OverflowError`."""
+    score = float(value)
+    if not abs(score) <= HIGHEST_SCORE:
+        raise ValueError("no log-probability")
+    return score
 
 
 def _arriving_lines(descriptor: int) -> Iterator[list[bytes]]:
-    rest = b""
+    begun: list[bytes] = []  # pieces of a line whose end has not come
     while chunk := os.read(descriptor, _READ_BYTES):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield lines
-    if rest:
-        yield [rest]
+        first, *lines = chunk.split(b"\n")
+        begun.append(first)
+        if lines:
+            whole = b"".join(begun)
+            begun = [lines.pop()]
+            yield [whole, *lines]
+    if any(begun):
+        yield [b"".join(begun)]
 
 
 def _decode(line: bytes, number: int) -> str:
@@ -172,7 +195,7 @@ def _parse(line: str, field: str, number: int) -> Item:
 
 def _record(line: str, number: int, advice: str) -> dict[str, Any]:
     try:
-        record = json.loads(line, parse_constant=_refuse_constant)
+        record = json.loads(line, parse_constant=_refuse_constant, parse_float=_parse_float)
     except (ValueError, RecursionError) as error:
         raise InputError(f"line {number}: not JSON ({error}){advice}") from None
     return record if isinstance(record, dict) else {}
@@ -186,28 +209,31 @@ async def in_order(
     batches: Iterable[list[Batch]], work: Callable[[list[Batch]], Coroutine[Any, Any, Result]]
 ) -> AsyncGenerator[tuple[list[Batch], Result]]:
     """Each batch with what `work` makes of it, in their order, several at once; read in a thread, so that neither a
-    slow pipe nor a busy model waits for the other. An `InputError` comes after what was read before it.
+    slow pipe nor a busy model waits for the other. An error of the reading comes after what was read before it.
     """
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[list[Batch] | InputError | None] = asyncio.Queue()
+    arrived: asyncio.Queue[list[Batch] | Exception | None] = asyncio.Queue()
     room = threading.Semaphore(IN_FLIGHT)
 
-    def read() -> None:
-        end: InputError | None = None
+    def tell(what: list[Batch] | Exception | None) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody wants more
-            try:
-                for batch in batches:
-                    room.acquire()
-                    loop.call_soon_threadsafe(arrived.put_nowait, batch)
-            except InputError as error:
-                end = error
-            loop.call_soon_threadsafe(arrived.put_nowait, end)
+            loop.call_soon_threadsafe(arrived.put_nowait, what)
+
+    def read() -> None:
+        end: Exception | None = None
+        try:
+            for batch in batches:
+                room.acquire()
+                tell(batch)
+        except Exception as error:
+            end = error
+        tell(end)
 
     # A thread that may be left waiting for its input when Ctrl-C comes.
     threading.Thread(target=read, name="reading", daemon=True).start()
     working: deque[tuple[list[Batch], asyncio.Task[Result]]] = deque()
-    coming: asyncio.Task[list[Batch] | InputError | None] | None = asyncio.create_task(arrived.get())
-    end: list[Batch] | InputError | None = None
+    coming: asyncio.Task[list[Batch] | Exception | None] | None = asyncio.create_task(arrived.get())
+    end: list[Batch] | Exception | None = None
     while coming or working:
         waits: set[asyncio.Task[Any]] = {task for _, task in list(working)[:1]} | ({coming} if coming else set())
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -221,38 +247,47 @@ async def in_order(
             batch, task = working.popleft()
             yield batch, task.result()
             room.release()
-    if isinstance(end, InputError):
+    if isinstance(end, Exception):
         raise end
 
 
 class ResumableFile:
     """Lines that become a file once all are there. Until then they stand in `.NAME.partial` beside it, below a line
-    that says what they are made of: who asks for the same again goes on after the last one that is whole.
+    that says how they are made: who asks for the same again goes on after the last one that is whole.
     """
 
-    def __init__(self, path: Path, made_of: dict[str, Any], restart: bool = False) -> None:
-        """Raises `InputError` when there are lines that are made of something else."""
+    def __init__(self, path: Path, made_by: dict[str, Any], restart: bool = False) -> None:
+        """Raises `InputError` when there are lines that were made otherwise, or another command is writing them."""
         self.path = path
         self.partial = path.with_name(f".{path.name}.partial")
-        self._header = json.dumps({"carousel": "partial", **made_of}).encode() + b"\n"
+        header = json.dumps({"carousel": "partial", **made_by}).encode() + b"\n"
         self.kept = 0
         """Lines that were there."""
-        if self.partial.exists() and not restart:
-            with self.partial.open("rb") as file:
-                if file.readline() != self._header:
-                    raise InputError(
-                        f"{self.partial} is what an interrupted command made of other texts or with other options: "
-                        "repeat that command to finish it, or give --restart to begin anew"
-                    )
-                size = file.tell()
-                for line in file:
-                    if line.endswith(b"\n"):
-                        size += len(line)
-                        self.kept += 1
-            os.truncate(self.partial, size)
-        else:
-            self.partial.write_bytes(self._header)
-        self._file = self.partial.open("ab")
+        self._file = self.partial.open("ab+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise InputError(f"{self.partial}: another command is writing it") from None
+        self._file.seek(0)
+        first = self._file.readline()
+        if restart or not first.endswith(b"\n"):
+            self._file.truncate(0)
+            self._file.write(header)
+            self._file.flush()
+            return
+        if first != header:
+            self._file.close()
+            raise InputError(
+                f"{self.partial} is what an interrupted command made with another model or other options: "
+                "repeat that command to finish it, or give --restart to begin anew"
+            )
+        size = self._file.tell()
+        for line in self._file:
+            if line.endswith(b"\n"):
+                size += len(line)
+                self.kept += 1
+        self._file.truncate(size)
 
     def write(self, lines: list[str]) -> None:
         """Add lines: in the operating system's hands when this returns."""
@@ -275,7 +310,6 @@ class ResumableFile:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path)
-        self._file.close()
         self.partial.unlink()
 
     def __enter__(self) -> "ResumableFile":
@@ -320,6 +354,13 @@ def to_json(values: dict[str, Any]) -> str:
 
 def bucket_of(value: float, low: float, high: float) -> Bucket:
     return "head" if value < low else "middle" if value < high else "tail"
+
+
+def _parse_float(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is too large for a number")
+    return value
 
 
 def count_lines(path: Path) -> int:

@@ -9,8 +9,7 @@ from app.answers import next as next_words
 from app.errors import install_error_handlers
 from app.metrics import Metrics
 from app.registry import load_registry
-from app.routes import openai, system, tasks
-from app.routes.page import mount_page
+from app.routes import openai, page, system, tasks
 from app.schemas import NextRequest
 from app.settings import Settings
 from models.process import settle_process
@@ -56,4 +55,4 @@ def include_routes(app: FastAPI) -> None:
     app.include_router(openai.tasks)
     app.include_router(openai.lists)
     app.include_router(system.router)
-    mount_page(app)
+    app.include_router(page.router)

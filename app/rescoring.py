@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-COARSE_STEPS, FINE_STEPS = 33, 17
-"""Values of each weight that are tried over their whole range, and then around the best."""
-
-WEIGHTS = (0.0, 2.0)
-LENGTH_WEIGHTS = (-2.0, 6.0)
+WEIGHTS = (0.0, *(0.02 * 1.25**step for step in range(33)))
+"""Of the language model, that are tried: up to 25, for scores that are no log-probabilities."""
+PER_WORD = tuple(float(value) for value in range(-12, 13))
+"""What is added to the model's log-probability for each word, which costs some nats."""
+FINE_STEPS = 17
+"""Values of each that are tried between the neighbours of the best."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +102,16 @@ def nbest_lists(
 def tune(lists: NBest) -> tuple[float, float]:
     """(weight, length_weight) with the fewest word errors: over a coarse grid, then over a fine one around its best.
 
-    Few utterances decide between neighbours, so an error count is smoothed with those around it before the best is
-    chosen; of equals the smaller weights win.
+    The grids are of `weight` and of `length_weight / weight`. Few utterances decide between neighbours, so an error
+    count is smoothed with those around it before the best is chosen; of equals the smaller weight wins.
     """
-    ranges = (WEIGHTS, LENGTH_WEIGHTS)
-    best, step = _best_of_grid(lists, ranges, COARSE_STEPS)
-    around = tuple((value - width, value + width) for value, width in zip(best, step, strict=True))
-    around = tuple((max(a, low), min(b, high)) for (a, b), (low, high) in zip(around, ranges, strict=True))
-    best, _ = _best_of_grid(lists, (around[0], around[1]), FINE_STEPS)
-    return best
+    best = _best_of_grid(lists, np.array(WEIGHTS), np.array(PER_WORD))
+    axes = []
+    for axis, place in zip((WEIGHTS, PER_WORD), best, strict=True):
+        axes.append(np.linspace(axis[max(0, place - 1)], axis[min(len(axis) - 1, place + 1)], FINE_STEPS))
+    i, j = _best_of_grid(lists, *axes)
+    weight, per_word = float(axes[0][i]), float(axes[1][j])
+    return weight, weight * per_word
 
 
 def cross_validate(lists: NBest, folds: int) -> tuple[int, list[tuple[float, float]]]:
@@ -125,14 +127,13 @@ def cross_validate(lists: NBest, folds: int) -> tuple[int, list[tuple[float, flo
     return errors, weights
 
 
-def _best_of_grid(
-    lists: NBest, ranges: tuple[tuple[float, float], tuple[float, float]], steps: int
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The best pair, and the distance of neighbours."""
-    axes = [np.linspace(low, high, steps) for low, high in ranges]
-    counts = np.array([[lists.errors_at(a, b) for b in axes[1]] for a in axes[0]], np.float64)
+def _best_of_grid(lists: NBest, weights: Floats, per_word: Floats) -> tuple[int, int]:
+    """Places of the best pair."""
+    shape = len(weights), len(per_word)
+    counts = np.array([[lists.errors_at(a, a * b) for b in per_word] for a in weights], np.float64)
     padded = np.pad(counts, 1, mode="edge")
-    smooth = sum(padded[i : i + steps, j : j + steps] for i in range(3) for j in range(3)) + counts
-    order = np.lexsort((np.abs(axes[1])[None, :].repeat(steps, 0).ravel(), axes[0].repeat(steps), np.ravel(smooth)))
-    a, b = divmod(int(order[0]), steps)
-    return (float(axes[0][a]), float(axes[1][b])), (float(axes[0][1] - axes[0][0]), float(axes[1][1] - axes[1][0]))
+    smooth = counts + sum(padded[i : i + shape[0], j : j + shape[1]] for i in range(3) for j in range(3))
+    # The keys from the last to the first: errors, then the weight, then what is added for a word.
+    order = np.lexsort((np.tile(np.abs(per_word), shape[0]), np.repeat(weights, shape[1]), smooth.ravel()))
+    i, j = divmod(int(order[0]), shape[1])
+    return i, j

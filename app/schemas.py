@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from models.generation import FinishReason
 
@@ -41,6 +41,20 @@ Texts = Annotated[list[Text], FailFast(), BeforeValidator(_listed, json_schema_i
 """One text or several."""
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+def _keyed_by_token_id(value: dict[str, float]) -> dict[str, float]:
+    for key in value:
+        if not (key.isascii() and key.isdigit() and len(key) <= 9):
+            raise ValueError(f"keys are token ids, {key[:32]!r} is none")
+    return value
+
+
+LogitBias = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]],
+    AfterValidator(_keyed_by_token_id),
+    Field(description="Added to logits, by token id."),
+]
 Timeout = Annotated[
     float | None, Field(gt=0, description="Time the request may take, in seconds; at most the server's.")
 ]
@@ -71,9 +85,7 @@ class GenerateRequest(RequestBody):
     )
     presence_penalty: float = Field(0.0, ge=-2, le=2, description="Subtracted from logits of tokens in the completion.")
     frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, as often as the token is there.")
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field(
-        default_factory=dict, description="Added to logits, by token id."
-    )
+    logit_bias: LogitBias = Field(default_factory=dict)
     stop: Texts = Field(default_factory=list, description="The text ends before the first of these.")
     ignore_eos: bool = Field(False, description="Go on past `<eos>`, so that exactly `max_tokens` tokens come.")
     allow_unk: bool | Literal["spell"] = Field(
@@ -86,14 +98,6 @@ class GenerateRequest(RequestBody):
     state: State = None
     return_state: ReturnState = False
     timeout_seconds: Timeout = None
-
-    @field_validator("logit_bias")
-    @classmethod
-    def _keys_are_token_ids(cls, value: dict[str, float]) -> dict[str, float]:
-        for key in value:
-            if not (key.isascii() and key.isdigit() and len(key) <= 9):
-                raise ValueError(f"keys are token ids, {key[:32]!r} is none")
-        return value
 
 
 class TopToken(Body):
@@ -252,7 +256,9 @@ class NextResponse(Body):
 
 class Hypothesis(RequestBody):
     text: Text = Field(description="What may have been said or written.")
-    score: float = Field(description="How likely the recogniser holds it to be, a log-probability up to a constant.")
+    score: float = Field(
+        ge=-1e9, le=1e9, description="How likely the recogniser holds it to be, a log-probability up to a constant."
+    )
 
 
 class RescoreRequest(RequestBody):
@@ -271,8 +277,8 @@ class RescoreRequest(RequestBody):
     )
 
     hypotheses: list[Hypothesis] = Field(description="The n-best list.")
-    weight: float = Field(0.5, description="Of the model's log-probability, in nats.")
-    length_weight: float = Field(0.0, description="Of the number of words.")
+    weight: float = Field(0.5, ge=-1e6, le=1e6, description="Of the model's log-probability, in nats.")
+    length_weight: float = Field(0.0, ge=-1e6, le=1e6, description="Of the number of words.")
     bos: bool = Field(True, description="A hypothesis starts a sentence.")
     eos: bool = Field(True, description="Its end is predicted, and counts.")
     lowercase: bool = Field(False, description="The model reads the texts in lower case.")

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from app.schemas import Seed, Text, Texts, Timeout, encodable
+from app.schemas import LogitBias, Seed, Text, Texts, Timeout, encodable
 
 Prompt = str | list[int]
 """Text, or token ids."""
@@ -71,7 +71,7 @@ class CompletionRequest(ForeignBody):
     repetition_penalty: float = Field(1.0, gt=0, le=10, description="Above 1: tokens that were there less likely.")
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field(default_factory=dict)
+    logit_bias: LogitBias = Field(default_factory=dict)
     n: int = Field(1, ge=1, description="Completions of each prompt.")
     best_of: int | None = Field(None, ge=1, description="Draw so many, return the `n` likeliest by token.")
     stop: Texts = Field(default_factory=list, description="The text ends before the first of these.")

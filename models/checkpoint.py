@@ -58,7 +58,8 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """A loaded model, ready to run, in float32.
 
-    fingerprint: SHA-256 of the weights file. about: what the card tells, as data. storage: how the weights are stored.
+    fingerprint: SHA-256 of the weights file. digests: those of all files, by name. about: what the card tells, as data.
+    storage: how the weights are stored.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Checkpoint:
     fingerprint: str
     about: dict[str, Any]
     card: str
+    digests: dict[str, str]
     speller: Speller | None = None
 
 
@@ -177,6 +179,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         fingerprint=_sha256(contents[WEIGHTS]),
         about=about,
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
+        digests=digests,
         speller=speller,
     )
 

@@ -99,6 +99,7 @@ class WordIndex:
     """Which token ids are forms of which word: forms that differ only in the leading space are one."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        self._normalized = tokenizer.normalized
         surfaces = [token.strip() for token in tokenizer.tokens]
         for special in (tokenizer.unk_id, tokenizer.eos_id):
             surfaces[special] = ""
@@ -124,7 +125,7 @@ class WordIndex:
             masses = self._masses(probabilities)
             masses = masses if punctuation else masses * self._is_word
         else:
-            completions = self._completions(begun.completing)
+            completions = self._completions(self._normalized(begun.completing).strip())
             # What was typed says whether there is a space before the word; words known in the other form alone come
             # into play when there is no other.
             written = probabilities * (self._has_space == bool(begun.lead)) if self._forms_differ else probabilities

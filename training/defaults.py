@@ -103,7 +103,8 @@ def choose_corpus(given: CorpusConfig, shape: TextShape) -> CorpusConfig:
     level = given.level or ("split" if given.normalization == "speech" else _level(shape))
     unwrap = given.unwrap
     if unwrap is None:
-        unwrap = level in ("word", "bpe") and shape.wrapped and shape.empty_lines > 0 and given.boundary is None
+        prose = level in ("word", "bpe") or given.normalization == "speech"
+        unwrap = prose and shape.wrapped and shape.empty_lines > 0 and given.boundary is None
     shuffle = given.shuffle_lines
     if shuffle is None:
         shuffle = shape.is_list_of_short_items and level == "char" and given.boundary in (None, "line")

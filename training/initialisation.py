@@ -26,7 +26,7 @@ def set_unigram_bias(model: LanguageModel, ids: Tensor) -> None:
     then predicts as a unigram model does, and no step is spent on learning which types are rare (add-one smoothing)."""
     size = model.config.vocabulary_size
     counts = torch.zeros(size, dtype=torch.int64)
-    for part in ids.split(COUNTED_TOGETHER):
+    for part in torch.split(ids, COUNTED_TOGETHER):
         counts += torch.bincount(part, minlength=size)
     model.output.bias.copy_(((counts + 1).double() / (len(ids) + size)).log())
 

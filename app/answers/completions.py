@@ -11,7 +11,7 @@ from app import limits
 from app.answers.beside import beside
 from app.answers.generate import Generation, Prompt, plan_prompts
 from app.engine.sequence import Sequence
-from app.errors import InvalidValueError
+from app.errors import InvalidValueError, shown
 from app.registry import ServedModel
 from app.schemas import GenerateRequest
 from app.schemas_openai import (
@@ -30,7 +30,8 @@ from models.tokenizer import EOS, UNK, Tokenizer
 
 @dataclass(frozen=True)
 class _Echo:
-    """A prompt as it is shown. surfaces, offsets: of each of its tokens, the start symbol of token ids included."""
+    """A prompt as it is shown. surfaces, offsets: of each of its tokens, the start symbol of token ids included; empty
+    where they are not to be reported."""
 
     text: str
     token_ids: list[int]
@@ -43,6 +44,7 @@ def native_request(body: CompletionRequest, settings: Settings, served: ServedMo
     if body.suffix:
         raise InvalidValueError("suffix: cannot be honoured: a recurrent model does not look ahead", "suffix")
     best_of = body.n if body.best_of is None else body.best_of
+    limits.at_most("best_of" if body.best_of else "n", best_of, settings.max_choices)
     if best_of < body.n:
         raise InvalidValueError(f"best_of: {best_of} is less than n, {body.n}", "best_of")
     if body.stream and best_of > body.n:
@@ -63,11 +65,12 @@ def native_request(body: CompletionRequest, settings: Settings, served: ServedMo
         ignore_eos=body.ignore_eos,
         n=best_of,
         seed=secrets.randbits(63) if body.seed is None else body.seed,
-        logprobs=body.logprobs if best_of == body.n else body.logprobs or 0,
+        logprobs=body.logprobs,
         timeout_seconds=body.timeout_seconds,
     )
     limits.check_generate(native, settings, len(served.checkpoint.tokenizer))
-    return native
+    # The best are known by their log-probabilities, also where none are to be reported.
+    return native.model_copy(update={"logprobs": body.logprobs or 0}) if best_of > body.n else native
 
 
 class Places:
@@ -94,12 +97,15 @@ class Completions:
         self._body = body
         self._served = served
         self._tokenizer = tokenizer = served.checkpoint.tokenizer
-        self._echoes = [_echo(prompt, i, tokenizer) for i, prompt in enumerate(body.prompt)]
         self._scored = body.echo and body.logprobs is not None
+        self._echoes = [_echo(prompt, i, tokenizer, self._scored) for i, prompt in enumerate(body.prompt)]
         if self._scored:
             reported = native.n * sum(len(echo.token_ids) + native.max_tokens for echo in self._echoes)
             limits.check_reported(reported, body.logprobs or 0, settings, "logprobs")
-        prompts = [self._prompt(echo) for echo in self._echoes]
+        prompts = [
+            self._prompt(echo, is_text=isinstance(prompt, str))
+            for echo, prompt in zip(self._echoes, body.prompt, strict=True)
+        ]
         self.generation: Generation = plan_prompts(prompts, None, native, served)
         self.choices: list[Sequence] = self.generation.sequences[: self.generation.choices]
         self._head = CompletionResponse(
@@ -110,10 +116,10 @@ class Completions:
             choices=[],
         )
 
-    def _prompt(self, echo: _Echo) -> Prompt:
-        """Token ids may bring the start symbol themselves."""
+    def _prompt(self, echo: _Echo, is_text: bool) -> Prompt:
+        """Token ids may bring the start symbol themselves; a boundary that a text begins with is its own."""
         ids, eos_id = echo.token_ids, self._tokenizer.eos_id
-        inputs = ids if ids[:1] == [eos_id] else [eos_id, *ids]
+        inputs = ids if ids[:1] == [eos_id] and not is_text else [eos_id, *ids]
         # The first token of a prompt has no log-probability in this API, though we know it.
         skipped = len(inputs) - len(ids) + 1
         targets: list[int | None] = [*[None] * skipped, *ids[1:]] if self._scored else []
@@ -124,12 +130,7 @@ class Completions:
 
     def usage(self) -> CompletionUsage:
         usage = self.generation.usage()
-        return CompletionUsage(
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            total_tokens=usage.prompt_tokens + usage.completion_tokens,
-            prompt_tokens_details=CachedTokens(cached_tokens=usage.cached_tokens),
-        )
+        return _usage(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
 
     def places(self, index: int) -> Places:
         """Where the tokens of a choice begin, none of them drawn yet."""
@@ -200,10 +201,7 @@ async def answer(
     work = 0
     if body.logprobs is not None:
         work = 20 * (1 + body.logprobs) * sum(len(s.drawn_scores) + len(s.all_scores()) for s in completions.choices)
-    choices = await beside(work, lambda: completions.best(body.n))
-    if native.logprobs is not None and body.logprobs is None:
-        choices = [choice.model_copy(update={"logprobs": None}) for choice in choices]
-    return completions.response(choices, completions.usage())
+    return await beside(work, lambda: completions.response(completions.best(body.n), completions.usage()))
 
 
 async def stream(
@@ -212,13 +210,15 @@ async def stream(
     """The answer as it comes, a chunk for each token and choice; an echoed prompt is a chunk of its own before them."""
     completions = await _planned(body, native, served, settings)
     options = body.stream_options
+    prompt_tokens = completions.usage().prompt_tokens
+    sent = 0
     places = [completions.places(index) for index in range(len(completions.choices))]
     begun: set[int] = set()
 
     def chunk(index: int, text: str, logprobs: Logprobs | None, finished: bool) -> CompletionResponse:
         reason = _reason(completions.choices[index]) if finished else None
         choice = CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=reason)
-        return completions.response([choice], completions.usage() if options.continuous_usage_stats else None)
+        return completions.response([choice], _usage(prompt_tokens, sent) if options.continuous_usage_stats else None)
 
     def begin(index: int, finished: bool) -> list[CompletionResponse]:
         begun.add(index)
@@ -235,6 +235,7 @@ async def stream(
                 if one.score is not None:
                     logprobs = _nothing()
                     completions.report(one.score, places[one.index], logprobs)
+                sent += 1
                 chunks.append(chunk(one.index, one.text, logprobs, one.finished))
             yield chunks
     if nothing_drawn := [index for index in range(len(places)) if index not in begun]:  # max_tokens 0
@@ -247,6 +248,15 @@ async def _planned(
     body: CompletionRequest, native: GenerateRequest, served: ServedModel, settings: Settings
 ) -> Completions:
     return await beside(sum(map(len, body.prompt)), lambda: Completions(body, native, served, settings))
+
+
+def _usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> CompletionUsage:
+    return CompletionUsage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=CachedTokens(cached_tokens=cached_tokens),
+    )
 
 
 def _nothing() -> Logprobs:
@@ -277,17 +287,21 @@ def token_key(token_id: int, tokenizer: Tokenizer) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
 
-def _echo(prompt: str | list[int], index: int, tokenizer: Tokenizer) -> _Echo:
+def _echo(prompt: str | list[int], index: int, tokenizer: Tokenizer, reported: bool) -> _Echo:
+    if isinstance(prompt, str) and not reported:
+        return _Echo(prompt, tokenizer.encode_ids(prompt), [], [])
     if isinstance(prompt, str):
         encoding = tokenizer.encode(prompt)
+        # As it stands in the text, where the vocabulary has it otherwise.
+        as_written = {tokenizer.unk_id} if tokenizer.level != "split" else set(encoding.ids) - {tokenizer.eos_id}
         surfaces = [
-            prompt[start:end] if token_id == tokenizer.unk_id else token_key(token_id, tokenizer)
+            prompt[start:end] if token_id in as_written else token_key(token_id, tokenizer)
             for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
         ]
         return _Echo(prompt, encoding.ids, surfaces, [start for start, _ in encoding.offsets])
     for place, token_id in enumerate(prompt):
         if token_id >= len(tokenizer):
-            message = f"{token_id} is no token id of this model, which are 0 … {len(tokenizer) - 1}"
+            message = f"{shown(token_id)} is no token id of this model, which are 0 … {len(tokenizer) - 1}"
             raise InvalidValueError(f"prompt.{index}.{place}: {message}", f"prompt.{index}.{place}")
     places = Places(tokenizer, at_start=True)
     started = prompt[:1] == [tokenizer.eos_id]  # the start symbol is not written

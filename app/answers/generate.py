@@ -128,7 +128,7 @@ def _speller(body: GenerateRequest, served: ServedModel) -> Speller | None:
 
 def _cached(sequence: Sequence) -> int:
     """Inputs that were not run, of a sequence and its parents; the start symbol is one of them."""
-    return sequence.cached + (_cached(sequence.parent) if sequence.parent else 0)
+    return sum(one.cached for one in sequence.lineage())
 
 
 async def answer(body: GenerateRequest, served: ServedModel, timeout_seconds: float) -> GenerateResponse:

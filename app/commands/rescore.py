@@ -1,8 +1,8 @@
 """`rescore`: n-best lists of a recogniser, reordered with the help of a language model."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from app.answers.rescore import hypothesis_logprobs, reordered
 from app.bulk import InputError, NBestList, count_lines, in_order, read_nbest, to_json
-from app.commands.shared import CheckpointsOption, ModelOption, fail, progress_bar, run_with_model, writing
+from app.commands.shared import CheckpointsOption, ModelOption, check_paths, fail, progress_bar, run_with_model, writing
 from app.limits import at_most
 from app.registry import ServedModel
 from app.rescoring import NBest, cross_validate, nbest_lists, tune, word_errors
@@ -47,13 +47,9 @@ def rescore(
     JSONL: {"hyps": [{"text": …, "score": …}, …], "ref": …} a line; lists of lines have an empty line between them.
     Where there are references, a table of word error rates follows on standard error.
     """
-    for path in (source, tune_on):
-        if path is not None and not path.is_file():
-            fail(f"{path}: no such file", code=2)
+    check_paths([source, tune_on], output)
     if tune_on is not None and folds is not None:
         fail("--tune and --folds both choose the weights: give one of them", code=2)
-    if source is not None and output is not None and output.resolve() == source.resolve():
-        fail(f"{output}: would replace the lists; write somewhere else", code=2)
 
     async def work(served: ServedModel, settings: Settings) -> None:
         async def logprobs_of(lists: list[NBestList]) -> list[list[float]]:
@@ -63,81 +59,88 @@ def rescore(
             found = iter(await hypothesis_logprobs(texts, bos, eos, lowercase, served, settings))
             return [[next(found) for _ in one.texts] for one in lists]
 
-        async def read(path: Path | None, task_name: str) -> "Scored":
-            scored = Scored()
+        async def read(path: Path | None, task_name: str) -> AsyncGenerator[tuple[NBestList, list[float]]]:
             with ExitStack() as stack:
                 file = stack.enter_context(path.open("rb")) if path else sys.stdin.buffer
                 progress = stack.enter_context(progress_bar())
-                task = progress.add_task(task_name, total=count_lines(path) if path else None)
+                total = count_lines(path) if path and path.is_file() else None
+                task = progress.add_task(task_name, total=total)
                 batches = read_nbest(file.fileno(), field, reference_field)
                 async for lists, logprobs in in_order(batches, logprobs_of):
-                    scored.add(lists, logprobs)
+                    for pair in zip(lists, logprobs, strict=True):
+                        yield pair
                     progress.advance(task, len(lists))
-            return scored
 
         weights = [(weight, length_weight)]
         if tune_on is not None:
-            development = (await read(tune_on, "development set")).nbest(f"--tune {tune_on}")
+            figures = Figures()
+            async for one, logprobs in read(tune_on, "development set"):
+                figures.add(one, logprobs)
+            development = figures.nbest(f"--tune {tune_on}")
             weights = [tune(development)]
             _report(development, development.errors_at(*weights[0]), weights, "development set")
-        scored = await read(source, "rescoring")
-        errors: int | None = None
-        if folds is not None:
-            nbest = scored.nbest("--folds")
-            if len(scored.lists) < folds:
-                raise InputError(f"--folds: {folds} parts of {len(scored.lists)} lists")
-            errors, weights = cross_validate(nbest, folds)
-        with writing(output) if output else ExitStack() as out:
-            for line in scored.reordered(weights, field):
-                (out if output else sys.stdout).write(line + "\n")  # type: ignore[union-attr]
-        if scored.has_references:
-            nbest = scored.nbest("")
+
+        figures = Figures()
+        kept: list[tuple[NBestList, list[float]]] = []
+        with writing(output) if output else nullcontext(sys.stdout) as out:
+            async for one, logprobs in read(source, "rescoring"):
+                figures.add(one, logprobs)
+                if folds is None:
+                    out.write(_line(one, logprobs, weights[0], field) + "\n")
+                else:
+                    kept.append((one, logprobs))
+            errors: int | None = None
+            if folds is not None:
+                nbest = figures.nbest("--folds")
+                if len(kept) < folds:
+                    raise InputError(f"--folds: {folds} parts of {len(kept)} lists")
+                errors, weights = cross_validate(nbest, folds)
+                for row, (one, logprobs) in enumerate(kept):
+                    out.write(_line(one, logprobs, weights[row * folds // len(kept)], field) + "\n")
+        if figures.complete:
+            nbest = figures.nbest("")
             _report(nbest, nbest.errors_at(*weights[0]) if errors is None else errors, weights, "word error rate")
 
     run_with_model(work, model, checkpoints)
 
 
-class Scored:
-    """N-best lists and what the model says of them."""
+class Figures:
+    """What word error rates are made of: a few numbers of each hypothesis, not its text."""
 
     def __init__(self) -> None:
-        self.lists: list[NBestList] = []
-        self.logprobs: list[list[float]] = []
+        self._rows: list[tuple[list[float], list[float], list[int], list[int], int]] = []
+        self._missing = False
 
-    def add(self, lists: list[NBestList], logprobs: list[list[float]]) -> None:
-        self.lists += lists
-        self.logprobs += logprobs
+    def add(self, one: NBestList, logprobs: list[float]) -> None:
+        if one.reference is None:
+            self._missing = True
+            return
+        words = [len(text.split()) for text in one.texts]
+        errors = [word_errors(one.reference, text) for text in one.texts]
+        self._rows.append((one.scores, logprobs, words, errors, len(one.reference.split())))
 
     @property
-    def has_references(self) -> bool:
-        return bool(self.lists) and all(one.reference is not None for one in self.lists)
+    def complete(self) -> bool:
+        """Whether there are lists, and all have references."""
+        return bool(self._rows) and not self._missing
 
     def nbest(self, wanted_by: str) -> NBest:
         """Raises `InputError` where a reference is missing."""
-        if not self.has_references:
+        if not self.complete:
             raise InputError(
                 f"{wanted_by}: every list needs what was really said; name its field with --reference-field"
             )
-        references = [one.reference or "" for one in self.lists]
-        return nbest_lists(
-            [one.scores for one in self.lists],
-            self.logprobs,
-            [[len(text.split()) for text in one.texts] for one in self.lists],
-            [
-                [word_errors(reference, text) for text in one.texts]
-                for one, reference in zip(self.lists, references, strict=True)
-            ],
-            [len(reference.split()) for reference in references],
-        )
+        scores, logprobs, words, errors, lengths = zip(*self._rows, strict=True)
+        return nbest_lists(scores, logprobs, words, errors, lengths)
 
-    def reordered(self, weights: list[tuple[float, float]], field: str) -> Iterator[str]:
-        """The lists as they came, best hypothesis first. weights: of each fold."""
-        for row, (one, logprobs) in enumerate(zip(self.lists, self.logprobs, strict=True)):
-            hypotheses = reordered(one.texts, one.scores, logprobs, *weights[row * len(weights) // len(self.lists)])
-            if one.record is None:
-                yield "".join(f"{each.text}\t{each.total:.6g}\n" for each in hypotheses)
-            else:
-                yield to_json(one.record | {field: [each.model_dump() for each in hypotheses]})
+
+def _line(one: NBestList, logprobs: list[float], weights: tuple[float, float], field: str) -> str:
+    """A list as it came, best hypothesis first; hypotheses of JSON keep their other fields."""
+    hypotheses = reordered(one.texts, one.scores, logprobs, *weights)
+    if one.record is None:
+        return "".join(f"{each.text}\t{each.total:.6g}\n" for each in hypotheses)
+    found = one.record[field]
+    return to_json(one.record | {field: [found[each.index] | each.model_dump() for each in hypotheses]})
 
 
 def _report(nbest: NBest, errors: int, weights: list[tuple[float, float]], title: str) -> None:

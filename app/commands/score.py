@@ -16,6 +16,7 @@ from rich.text import Text
 from app.answers import score as scoring
 from app.bulk import (
     Bucket,
+    InputError,
     Item,
     Quantiles,
     ResumableFile,
@@ -25,7 +26,15 @@ from app.bulk import (
     read_batches,
     to_json,
 )
-from app.commands.shared import CheckpointsOption, ModelOption, fail, make_body, progress_bar, run_with_model
+from app.commands.shared import (
+    CheckpointsOption,
+    ModelOption,
+    check_paths,
+    fail,
+    make_body,
+    progress_bar,
+    run_with_model,
+)
 from app.limits import check_score
 from app.registry import ServedModel
 from app.schemas import Score, ScoreRequest
@@ -62,10 +71,7 @@ def score(
     """
     if source is not None and text:
         fail("give a file or --text, not both", code=2)
-    if source is not None and not source.is_file():
-        fail(f"{source}: {'is a folder' if source.is_dir() else 'no such file'}", code=2)
-    if source is not None and output is not None and output.resolve() == source.resolve():
-        fail(f"{output}: would replace the texts by their scores; write somewhere else", code=2)
+    check_paths([source], output)
     if table and (tokens or output):
         fail("--table is for the terminal; leave --tokens and --output out", code=2)
     limits = _limits(thresholds)
@@ -84,15 +90,14 @@ def score(
                 file = stack.enter_context(source.open("rb")) if source else sys.stdin.buffer
                 batches = read_batches(file.fileno(), None if lines else field)
             progress = stack.enter_context(progress_bar())
-            task = progress.add_task("scoring", total=count_lines(source) if source else None)
+            task = progress.add_task("scoring", total=count_lines(source) if source and source.is_file() else None)
             if output:
                 options = {"field": field, "lines": lines, "bos": bos, "eos": eos, "tokens": tokens}
-                made_of = {"texts": _identity(source), "model": served.checkpoint.fingerprint, **options}
-                again = restart or source is None  # a pipe does not say whether it brings the same again
-                kept = stack.enter_context(ResumableFile(output, made_of, again))
+                made_by = {"model": served.checkpoint.digests, "backend": served.engine.backend, **options}
+                kept = stack.enter_context(ResumableFile(output, made_by, restart))
                 progress.advance(task, kept.kept)
-                async for batch, scores in in_order(_without(batches, kept.kept), scored):
-                    kept.write([_line(*pair, limits) for pair in zip(batch, scores, strict=True)])
+                async for batch, scores in in_order(_after(batches, kept.lines()), scored):
+                    kept.write([_line(*pair, None) for pair in zip(batch, scores, strict=True)])
                     progress.advance(task, len(batch))
                 _finish(kept, limits)
             else:
@@ -125,16 +130,23 @@ def _limits(thresholds: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-def _identity(source: Path | None) -> list[Any]:
-    return [str(source.resolve()), source.stat().st_size, source.stat().st_mtime_ns] if source else []
-
-
-def _without(batches: Iterator[list[Item]], count: int) -> Iterator[list[Item]]:
-    """All but the first `count` items."""
+def _after(batches: Iterator[list[Item]], lines: Iterator[str]) -> Iterator[list[Item]]:
+    """The items that no line has been made of yet. Raises `InputError` where a line was made of another text."""
+    done = (json.loads(line)["text"] for line in lines)
+    number = 0
     for batch in batches:
-        if rest := batch[count:]:
+        rest: list[Item] = []
+        for item in batch:
+            number += 1
+            text = None if rest else next(done, None)
+            if text is None:
+                rest.append(item)
+            elif text != item.text:
+                raise InputError(f"text {number} is not the one that was scored before; --restart begins anew")
+        if rest:
             yield rest
-        count = max(0, count - len(batch))
+    if next(done, None) is not None:
+        raise InputError("there are fewer texts than were scored before; --restart begins anew")
 
 
 def _line(item: Item, found: Score, limits: tuple[float, float] | None) -> str:
@@ -147,15 +159,14 @@ def _line(item: Item, found: Score, limits: tuple[float, float] | None) -> str:
 
 def _finish(kept: ResumableFile, limits: tuple[float, float] | None) -> None:
     """Where no thresholds are given, a third of the texts goes into each bucket."""
-    if limits:
-        kept.finish(lambda line: line)
-        return
-    quantiles = Quantiles()
-    for line in kept.lines():
-        nats = _nats(json.loads(line))
-        if nats is not None:
-            quantiles.add(nats)
-    low, high = quantiles.below(1 / 3), quantiles.below(2 / 3)
+    if limits is None:
+        quantiles = Quantiles()
+        for line in kept.lines():
+            nats = _nats(json.loads(line))
+            if nats is not None:
+                quantiles.add(nats)
+        limits = quantiles.below(1 / 3), quantiles.below(2 / 3)
+    low, high = limits
 
     def with_bucket(line: str) -> str:
         values = json.loads(line)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
@@ -46,7 +46,10 @@ def run_with_model(
     work: Callable[[ServedModel, Settings], Coroutine[Any, Any, None]], model: str | None, checkpoints: Path | None
 ) -> None:
     """Load one model, run a coroutine with it, and turn what goes wrong into a message."""
-    settings = make_settings(checkpoints=checkpoints)
+    # The limits protect a server from its clients; here is only one.
+    settings = make_settings(checkpoints=checkpoints).model_copy(
+        update={"timeout_seconds": 1e9, "max_reported": 10**12}
+    )
 
     async def main() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's own waits for a read to return
@@ -72,6 +75,19 @@ def run_with_model(
 def fail(message: str, code: int = 1) -> NoReturn:
     Console(stderr=True, highlight=False).print(f"error: {message}", style="red", markup=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+def check_paths(sources: Sequence[Path | None], output: Path | None) -> None:
+    """End the command when a file is not there, or the output is one of them or cannot be written."""
+    for source in filter(None, sources):
+        if not source.exists() or source.is_dir():
+            fail(f"{source}: {'is a folder' if source.is_dir() else 'no such file'}", code=2)
+        if output is not None and output.resolve() == source.resolve():
+            fail(f"{output}: would replace what is read; write somewhere else", code=2)
+    if output is not None and output.exists() and not output.is_file():
+        fail(f"{output}: is no file that could be replaced", code=2)
+    if output is not None and not os.access(output.absolute().parent, os.W_OK):
+        fail(f"{output.absolute().parent}: there is no such folder, or it cannot be written to", code=2)
 
 
 @contextmanager

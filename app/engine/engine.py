@@ -166,7 +166,8 @@ class Engine:
         admitted = self._scheduler.admit()
         for row in admitted:
             self._use_cache(row.sequence)
-            if row.request.rows == 1:
+            if not row.request.admitted:
+                row.request.admitted = True
                 self._metrics.request_queue_time_seconds.observe(time.monotonic() - row.request.arrived)
         return admitted
 
@@ -204,27 +205,27 @@ class Engine:
                     self._remember(row.sequence)
             begins = any(row.request.followed and row.sequence.pending for row in at_once)
             seconds = FIRST_STRETCH_SECONDS if begins else STRETCH_SECONDS
+            started = time.monotonic()
             drawn, passed = self._runner.decode([row.sequence for row in at_once], seconds)
             for sequence, state in passed:
                 if (key := sequence.cache_keys.get(sequence.consumed - 1)) is not None:
                     self._cache.keep(key, state)
             for row, token_ids in zip(at_once, drawn, strict=True):
                 if token_ids:  # none while it still consumes its prompt
-                    self._accept(row, token_ids)
+                    self._accept(row, token_ids, started)
             self._metrics.generation_tokens.inc(sum(map(len, drawn)))
         return generating
 
     def _use_cache(self, sequence: Sequence) -> None:
         """Begin a sequence where the cache knows it already. What is to be drawn next follows from a last input that is
         run anew, where that costs nothing, else from the state after all of them."""
-        if not sequence.skippable():
-            return
-        sequence.cache_keys = cache_keys(sequence.inputs[:-1] if sequence.draws_alone else sequence.inputs)
-        sequence.cached, sequence.state = self._cache.find(sequence.cache_keys)
-        sequence.consumed = sequence.cached
-        self._metrics.cache_queries.inc()
-        self._metrics.cache_hits.inc(bool(sequence.cached))
-        self._metrics.cached_tokens.inc(sequence.cached)
+        if sequence.skippable():
+            sequence.cache_keys = cache_keys(sequence.inputs[:-1] if sequence.draws_alone else sequence.inputs)
+            sequence.cached, sequence.state = self._cache.find(sequence.cache_keys)
+            sequence.consumed = sequence.cached
+            self._metrics.cache_queries.inc()
+            self._metrics.cache_hits.inc(bool(sequence.cached))
+            self._metrics.cached_tokens.inc(sequence.cached)
         if sequence.rides(self._runner.longest_feed):
             self._metrics.prompt_tokens.inc(sequence.pending)
 
@@ -243,20 +244,23 @@ class Engine:
             self._accept(row, [token_id])
         self._metrics.generation_tokens.inc(len(rows))
 
-    def _accept(self, row: Row, token_ids: Many[int]) -> None:
-        """Take drawn tokens into their sequence, up to where it ends: what comes after a stop string is not wanted."""
+    def _accept(self, row: Row, token_ids: Many[int], started: float | None = None) -> None:
+        """Take drawn tokens into their sequence, up to where it ends: what comes after a stop string is not wanted.
+
+        started: when the stretch in which they were drawn began; None: they are one, drawn now.
+        """
         sequence, completion = row.sequence, row.sequence.completion
         assert completion is not None
         now = time.monotonic()
         if not completion.token_ids:
-            sequence.first_drawn = now
+            sequence.timed_from, sequence.untimed = (now, 1) if started is None else (started, 0)
             self._metrics.time_to_first_token_seconds.observe(now - row.request.arrived)
         if row.request.followed:
             self._follow(row, completion, token_ids)
         else:
             completion.accept_all(token_ids)
-        if completion.finish_reason is not None and (later := len(completion.token_ids) - 1):
-            self._metrics.time_per_output_token_seconds.observe((now - sequence.first_drawn) / later)
+        if completion.finish_reason is not None and (timed := len(completion.token_ids) - sequence.untimed):
+            self._metrics.time_per_output_token_seconds.observe((now - sequence.timed_from) / timed)
         if completion.finish_reason is not None and sequence.keep_state:
             if completion.finish_reason == "eos":  # not consumed: the state is the one before it
                 sequence.final_state = self._runner.state_of(sequence)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -39,8 +40,10 @@ class Sequence:
     """Of the drawn tokens, where they are reported."""
     final_state: Tensor | None = None
     logprobs: Tensor | None = None
-    first_drawn: float = 0.0
-    """When its first token was drawn, of `time.monotonic`."""
+    timed_from: float = 0.0
+    """Since when its tokens are timed, of `time.monotonic`, and …"""
+    untimed: int = 0
+    """… how many were there by then."""
     consumed: int = 0
     cached: int = 0
     """Inputs that were not run because the state after them was known."""
@@ -68,7 +71,14 @@ class Sequence:
 
     def all_scores(self) -> list[TokenScore]:
         """The scores of the parents, first to last, and its own."""
-        return [*(self.parent.all_scores() if self.parent else []), *self.scores]
+        return [score for sequence in reversed(list(self.lineage())) for score in sequence.scores]
+
+    def lineage(self) -> Iterator["Sequence"]:
+        """The sequence itself, its parent, and so on: there may be a thousand."""
+        sequence: Sequence | None = self
+        while sequence is not None:
+            yield sequence
+            sequence = sequence.parent
 
     def next_target(self) -> int | None:
         """What is to be scored before the next input is consumed."""
@@ -132,6 +142,8 @@ class Request:
     cancelled: bool = False
     rows: int = 0
     served_at: int = 0
+    admitted: bool = False
+    """Whether a sequence of it has had a row."""
     waiting: deque[Sequence] = field(init=False)
     unfinished: int = field(init=False)
 

@@ -4,9 +4,9 @@ const $ = (id) => document.getElementById(id);
 
 const WRITTEN_CHARACTERS = 4000; // of the text that suggestions look at
 const LIVE_MILLISECONDS = 2000;
-const KEY = "carousel-api-key";
 
 let info = null;
+let apiKey = ""; // kept nowhere else: other pages of this origin cannot read it
 
 // -- asking the service -------------------------------------------------------------------------------------------
 
@@ -14,8 +14,7 @@ class Refused extends Error {}
 
 async function ask(route, body, signal) {
   const headers = { "Content-Type": "application/json" };
-  const key = sessionStorage.getItem(KEY);
-  if (key) headers.Authorization = `Bearer ${key}`;
+  if (apiKey) headers.Authorization = `Bearer ${apiKey}`;
   const options = body ? { method: "POST", body: JSON.stringify(body) } : {};
   const response = await fetch(route, { ...options, headers, signal });
   if (response.ok) return response;
@@ -36,7 +35,7 @@ function clearError() {
 
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(KEY, $("key").value);
+  apiKey = $("key").value;
   $("key-form").hidden = true;
   clearError();
   suggest();
@@ -74,10 +73,11 @@ for (const [place, tab] of tabs.entries()) {
 const writing = $("writing");
 const roundTrips = [];
 let suggesting = null;
+let asked = null; // the text that suggestions were last asked for
 let offered = { words: [], completing: null, text: "" };
 
 function written() {
-  const before = writing.value.slice(0, writing.selectionEnd);
+  const before = writing.value.slice(0, writing.selectionStart);
   if (before.length <= WRITTEN_CHARACTERS) return before;
   const recent = before.slice(-WRITTEN_CHARACTERS);
   return recent.slice(recent.search(/\s/) + 1); // from a word's beginning
@@ -86,7 +86,7 @@ function written() {
 async function suggest() {
   suggesting?.abort();
   suggesting = new AbortController();
-  const text = written();
+  const text = (asked = written());
   const started = performance.now();
   try {
     const response = await ask("next", { text, top: 3, model: $("model").value }, suggesting.signal);
@@ -125,20 +125,23 @@ function showRoundTrips() {
   Object.assign($("round-trip").dataset, { count: roundTrips.length, latest: roundTrips.at(-1) });
 }
 
-/** Put suggestion `place` where the caret is: in place of the word that is begun, with a space after it. */
+/** Put suggestion `place` where the caret is: in place of the word that is begun and of what is selected, with a space
+ *  after it. */
 function take(place) {
   const word = offered.words[place];
   if (word === undefined || offered.text !== written()) return false;
-  const end = writing.selectionEnd;
-  const begin = end - (offered.completing ?? "").length;
+  const begin = writing.selectionStart - (offered.completing ?? "").length;
   const before = writing.value.slice(0, begin);
   const space = before && !/\s$/.test(before) && offered.completing === null ? " " : "";
-  writing.setRangeText(`${space}${word} `, begin, end, "end");
+  writing.setRangeText(`${space}${word} `, begin, writing.selectionEnd, "end");
   suggest();
   return true;
 }
 
 writing.addEventListener("input", suggest);
+document.addEventListener("selectionchange", () => {
+  if (document.activeElement === writing && asked !== written()) suggest();
+});
 writing.addEventListener("keydown", (event) => {
   if (!"123".includes(event.key) || event.ctrlKey || event.metaKey) return;
   // In a number, a digit is a digit.
@@ -251,11 +254,13 @@ $("add").addEventListener("click", () => {
 $("score-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   clearError();
-  const text = [...$("sentences").querySelectorAll("textarea")].map((field) => field.value).filter(Boolean);
-  if (!text.length) return;
+  const fields = [...$("sentences").querySelectorAll("textarea")];
+  const filled = [...fields.entries()].filter(([, field]) => field.value);
+  if (!filled.length) return;
   try {
+    const text = filled.map(([, field]) => field.value);
     const response = await ask("score", { text, model: $("model").value, top: 5 });
-    showScores(await response.json());
+    showScores(await response.json(), filled.map(([place]) => place + 1));
   } catch (error) {
     tell(error);
   }
@@ -265,12 +270,13 @@ const total = (score) => score.logprob_open ?? score.logprob;
 const number = (value, digits = 2) => (value === null ? "–" : value.toFixed(digits));
 const percent = (probability) => (probability >= 0.001 ? `${(100 * probability).toFixed(1)} %` : probability.toExponential(1));
 
-function showScores({ scores, best, probabilities }) {
+/** numbers: of the sentences, empty ones left out. */
+function showScores({ scores, best, probabilities }, numbers) {
   const others = scores.filter((_, place) => place !== best).map(total);
   if (others.length) {
     const ahead = total(scores[best]) - Math.max(...others);
     const times = ahead < 20 ? `${Math.exp(ahead).toPrecision(3)} times as probable` : `e^${ahead.toFixed(0)} times as probable`;
-    $("verdict").textContent = ahead > 0 ? `Sentence ${best + 1} wins by ${ahead.toFixed(2)} nats: ${times} as the next.` : "A tie.";
+    $("verdict").textContent = ahead > 0 ? `Sentence ${numbers[best]} wins by ${ahead.toFixed(2)} nats: ${times} as the next.` : "A tie.";
   } else {
     $("verdict").textContent = "";
   }
@@ -286,7 +292,7 @@ function showScores({ scores, best, probabilities }) {
       figures.textContent =
         `${number(total(score))} nats · perplexity ${number(score.perplexity, 1)} · ` +
         `${number(score.bits_per_character)} bits a character · ${percent(probabilities[place])} of these` +
-        (score.oov ? ` · unknown words: ${score.oov}` : "");
+        (score.oov ? ` · unknown words: ${score.oov}${score.logprob_open === null ? "" : ", their spelling in the nats"}` : "");
       article.append(tokens, figures);
       return article;
     }),
@@ -311,7 +317,7 @@ function tokenButton(detail) {
 function explanation(detail, ends) {
   const shown = ends ? "the end" : `“${detail.text.trim() || detail.text}”`;
   if (detail.logprob === null) return `${shown} begins the text: nothing predicts it.`;
-  const spelled = detail.spelling_logprob === undefined ? "" : `, and its spelling ${number(detail.spelling_logprob / Math.log(2), 1)} bits`;
+  const spelled = detail.spelling_logprob === undefined ? "" : `, and its spelling ${number(-detail.spelling_logprob / Math.log(2), 1)} bits`;
   const first = detail.top.map((one) => `“${one.token.trim() || one.token}” ${percent(Math.exp(one.logprob))}`).join(", ");
   return (
     `${shown}: probability ${percent(Math.exp(detail.logprob))}, ${detail.surprisal_bits.toFixed(1)} bits, ` +

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from app.answers import completions
 from app.answers.beside import beside
 from app.dependencies import RegistryDep, SettingsDep, TaskRoute, api_key_required
-from app.errors import InvalidValueError
+from app.errors import InvalidValueError, shown
 from app.registry import ServedModel
 from app.routes.sending import event_stream, while_connected
 from app.routes.tasks import ERRORS, find_service
@@ -52,7 +52,9 @@ async def post_completions(body: CompletionRequest, request: Request) -> Respons
     if body.stream:
         return await event_stream(request, completions.stream(body, native, served, settings), encode)
     answer = await while_connected(request, completions.answer(body, native, served, settings))
-    return Response(encode(answer), media_type="application/json")
+    reported = sum(len(choice.logprobs.tokens) for choice in answer.choices if choice.logprobs)
+    content = await beside(20 * reported * (1 + (body.logprobs or 0)), lambda: encode(answer))
+    return Response(content, media_type="application/json")
 
 
 @lists.get("/v1/models", summary="What is served, as the OpenAI API lists it")
@@ -72,11 +74,15 @@ async def post_tokenize(body: TokenizeRequest, request: Request) -> Response:
     """Nothing is added at either end of the text, and its beginning is cut the same whatever follows a white space."""
     settings, served = find_service(request, body.model)
     tokenizer = served.checkpoint.tokenizer
-    token_ids = await beside(len(body.prompt), lambda: tokenizer.encode_ids(body.prompt))
-    answer = TokenizeResponse(tokens=token_ids, count=len(token_ids), max_model_len=settings.max_body_bytes)
-    if body.return_token_strs:
-        answer.token_strs = [completions.token_key(token_id, tokenizer) for token_id in token_ids]
-    return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
+
+    def answer() -> str:
+        token_ids = tokenizer.encode_ids(body.prompt)
+        answer = TokenizeResponse(tokens=token_ids, count=len(token_ids), max_model_len=settings.max_body_bytes)
+        if body.return_token_strs:
+            answer.token_strs = [completions.token_key(token_id, tokenizer) for token_id in token_ids]
+        return answer.model_dump_json(exclude_unset=True)
+
+    return Response(await beside(len(body.prompt), answer), media_type="application/json")
 
 
 @tasks.post("/detokenize", response_model=DetokenizeResponse, summary="The text of tokens")
@@ -85,7 +91,9 @@ async def post_detokenize(body: DetokenizeRequest, request: Request) -> Response
     tokenizer = served.checkpoint.tokenizer
     for place, token_id in enumerate(body.tokens):
         if token_id >= len(tokenizer):
-            message = f"tokens.{place}: {token_id} is no token id of this model, which are 0 … {len(tokenizer) - 1}"
+            message = (
+                f"tokens.{place}: {shown(token_id)} is no token id of this model, which are 0 … {len(tokenizer) - 1}"
+            )
             raise InvalidValueError(message, f"tokens.{place}")
     text = await beside(8 * len(body.tokens), lambda: tokenizer.decode(body.tokens))
     return Response(DetokenizeResponse(prompt=text).model_dump_json(), media_type="application/json")

@@ -2,16 +2,20 @@
 
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
 from fastapi.responses import FileResponse
-from starlette.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 
 FOLDER = Path(__file__).parents[1] / "page"
+PARTS = ("style.css", "page.js")
 
-# The page takes nothing from anywhere else, and no other page may frame it.
+# The page takes nothing from anywhere else, no other page may frame it, and after an upgrade all of it is new.
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
     "Cache-Control": "no-cache",
+    "X-Content-Type-Options": "nosniff",
 }
 
 router = APIRouter(include_in_schema=False)
@@ -22,6 +26,8 @@ async def get_page() -> FileResponse:
     return FileResponse(FOLDER / "index.html", headers=HEADERS)
 
 
-def mount_page(app: FastAPI) -> None:
-    app.include_router(router)
-    app.mount("/page", StaticFiles(directory=FOLDER), name="page")
+@router.get("/page/{name}")
+async def get_part(name: str) -> FileResponse:
+    if name not in PARTS:
+        raise HTTPException(404, "there is no such file")
+    return FileResponse(FOLDER / name, headers=HEADERS)

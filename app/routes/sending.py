@@ -62,7 +62,9 @@ async def event_stream(
     """Events as they come, those of a list together, then `[DONE]`. Waits for the first, so that a refusal still has
     its status code."""
     first = await while_connected(request, anext(events))
-    return EventSourceResponse(_encoded(request, first, events, encode))
+    # A proxy that buffers would hold the stream back.
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return EventSourceResponse(_encoded(request, first, events, encode), headers=headers)
 
 
 async def _encoded(
