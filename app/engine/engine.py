@@ -259,8 +259,10 @@ class Engine:
             self._follow(row, completion, token_ids)
         else:
             completion.accept_all(token_ids)
-        if completion.finish_reason is not None and (timed := len(completion.token_ids) - sequence.untimed):
-            self._metrics.time_per_output_token_seconds.observe((now - sequence.timed_from) / timed)
+        count = len(completion.token_ids)
+        if completion.finish_reason is not None and count > 1:  # nothing comes between one token
+            seconds = (now - sequence.timed_from) / (count - sequence.untimed)
+            self._metrics.time_per_output_token_seconds.observe(seconds)
         if completion.finish_reason is not None and sequence.keep_state:
             if completion.finish_reason == "eos":  # not consumed: the state is the one before it
                 sequence.final_state = self._runner.state_of(sequence)

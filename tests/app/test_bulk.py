@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.bulk import InputError, Item, Quantiles, ResumableFile, in_order
+from app.bulk import InputError, Item, Quantiles, ResumableFile, in_order, read_batches
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +98,69 @@ def test_a_partial_of_something_else_is_refused_until_told_to_begin_anew(tmp_pat
         file.write(["d"])
         file.finish(str.upper)
     assert (tmp_path / "out").read_text() == "D\n"
+
+
+def test_two_commands_do_not_write_one_output(tmp_path: Path) -> None:
+    with ResumableFile(tmp_path / "out", {}), pytest.raises(InputError, match="another command is writing"):
+        ResumableFile(tmp_path / "out", {})
+
+
+def test_texts_that_changed_are_refused_and_new_ones_are_added(checkpoints_dir: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "texts.txt", tmp_path / "scores.jsonl"
+    source.write_bytes(b"The cat\nThe pear\n\xff\n")
+    process = start(checkpoints_dir, str(source), "-o", str(output))
+    assert "line 3: not UTF-8" in process.communicate(timeout=100)[1]
+    assert not output.exists()
+    source.write_text("The cat\nThe fish\n")
+    process = start(checkpoints_dir, str(source), "-o", str(output))
+    assert "text 2 is not the one that was scored" in process.communicate(timeout=100)[1]
+    source.write_text("The cat\nThe pear\nThe fish\n")
+    finish(start(checkpoints_dir, str(source), "-o", str(output)))
+    assert [json.loads(line)["text"] for line in output.read_text().splitlines()] == ["The cat", "The pear", "The fish"]
+
+
+def test_an_output_that_is_no_file_is_refused_beforehand(checkpoints_dir: Path, tmp_path: Path) -> None:
+    for output in ("/dev/null", str(tmp_path), str(tmp_path / "nowhere" / "out")):
+        process = start(checkpoints_dir, "--text", "The cat", "-o", output)
+        process.communicate(timeout=100)
+        assert process.returncode == 2
+    assert Path("/dev/null").is_char_device()
+
+
+def batches_of(content: bytes, field: str | None = "text") -> list[str]:
+    read, write = os.pipe()
+    with os.fdopen(write, "wb") as file:
+        file.write(content)
+    try:
+        return [item.text for batch in read_batches(read, field) for item in batch]
+    finally:
+        os.close(read)
+
+
+def test_empty_lines_are_texts_but_not_in_jsonl() -> None:
+    assert batches_of(b"\n\na\n\nb") == ["", "", "a", "", "b"]
+    assert batches_of(b'\n\n{"text": "a"}\n\n{"text": "b"}\n') == ["a", "b"]
+    assert batches_of(b"\n\n") == ["", ""]
+    assert batches_of(b"") == []
+    with pytest.raises(InputError, match="too large for a number"):
+        batches_of(b'{"text": "a", "x": 1e999}\n')
+
+
+def test_a_reading_that_fails_ends_the_command() -> None:
+    def batches() -> Iterator[list[Item]]:
+        yield [Item("a", {})]
+        raise OSError("the disk is gone")
+
+    async def collect() -> None:
+        async for _ in in_order(batches(), _nothing):
+            pass
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        asyncio.run(collect())
+
+
+async def _nothing(_: list[Item]) -> None:
+    pass
 
 
 def test_results_keep_the_order_of_batches_and_an_error_comes_after_them() -> None:

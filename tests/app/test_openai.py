@@ -14,20 +14,21 @@ from openai import OpenAI
 from openai.types import Completion
 
 from models.checkpoint import save_checkpoint
+from models.tokenizer import Level
 from tests.app.conftest import serving
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
 def server(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """Serves `word`, `char` and `bpe`."""
+    """Serves `word`, `char`, `bpe` and `split`."""
     root = tmp_path_factory.mktemp("three")
     for path in checkpoints_dir.iterdir():
         (root / path.name).symlink_to(path)
-    tokenizer = tiny_tokenizer("bpe")
-    save_checkpoint(
-        root / "bpe", tiny_model(len(tokenizer)), tokenizer, about={"created": "2026-11-21"}, card="# bpe\n"
-    )
+    levels: list[Level] = ["bpe", "split"]
+    for level in levels:
+        tokenizer = tiny_tokenizer(level)
+        save_checkpoint(root / level, tiny_model(len(tokenizer)), tokenizer, about={"created": "2026-11-21"})
     with serving(checkpoints=root, default_model="word", threads=1) as client:
         yield client
 
@@ -79,6 +80,11 @@ class TestCompletions:
         wishes = {"seed": 1, "max_tokens": 9, "echo": True}
         bare, started = (create(client, prompt=one, **wishes) for one in (ids, [info["bos_token_id"], *ids]))
         assert bare.choices[0].text == started.choices[0].text
+
+    def test_a_boundary_that_a_text_begins_with_is_its_own(self, client: OpenAI, server: httpx.Client) -> None:
+        wishes = {"prompt": "\nThe cat", "max_tokens": 12, "seed": 6}
+        native = server.post("/generate", json=wishes).json()["choices"][0]["text"]
+        assert create(client, **wishes).choices[0].text == native
 
     def test_best_of_returns_the_likeliest_by_token(self, client: OpenAI) -> None:
         def mean(choice: Any) -> float:
@@ -187,6 +193,12 @@ class TestLogprobs:
         for token, offset in placed:
             assert choice.text[offset : offset + len(token)] == token
 
+    def test_tokens_between_spaces_are_shown_as_they_stand(self, client: OpenAI) -> None:
+        choice = create(client, model="split", prompt="the  cat\nzat", echo=True, max_tokens=0, logprobs=0).choices[0]
+        assert choice.logprobs is not None
+        assert choice.logprobs.tokens == ["the", "cat", "<eos>", "zat"]
+        assert choice.logprobs.text_offset == [0, 5, 8, 9]
+
     def test_bytes_that_are_no_text_have_names_of_their_own(self, client: OpenAI) -> None:
         choice = create(client, model="bpe", prompt="é", echo=True, max_tokens=0, logprobs=20).choices[0]
         assert choice.logprobs is not None
@@ -244,6 +256,10 @@ class TestErrors:
             ({"prompt": []}, "prompt"),
             ({"max_tokens": 1_000_000}, "max_tokens"),
             ({"logprobs": 21}, "logprobs"),
+            ({"logit_bias": {"cat": 1}}, "logit_bias"),
+            ({"logit_bias": {"99999": 1}}, "logit_bias.99999"),
+            ({"best_of": 100}, "best_of"),
+            ({"prompt": [10**400]}, "prompt.0.0"),
             ({"prompt": [[1] * 2000], "echo": True, "logprobs": 20, "max_tokens": 4000}, "logprobs"),
         ],
     )
@@ -294,7 +310,7 @@ class TestErrors:
 
 class TestModelsAndTokens:
     def test_models_are_listed_the_default_one_first(self, client: OpenAI) -> None:
-        assert [model.id for model in client.models.list()] == ["word", "bpe", "char"]
+        assert [model.id for model in client.models.list()] == ["word", "bpe", "char", "split"]
         assert client.models.retrieve("bpe").created > 1_700_000_000
 
     @pytest.mark.parametrize("model", ["word", "char", "bpe"])

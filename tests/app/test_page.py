@@ -122,6 +122,15 @@ def test_stop_cancels_on_the_server(browser: Browser, checkpoints_dir: Path) -> 
             assert metric(client, "carousel_requests_cancelled_total") >= 1
 
 
+def test_an_empty_field_is_no_sentence(page: Page) -> None:
+    page.get_by_role("tab", name="Score").click()
+    page.get_by_role("button", name="Add a sentence").click()
+    for number, text in ((1, ""), (2, "The cat sat"), (3, "fish fish fish fish fish")):
+        page.get_by_label(f"Sentence {number}").fill(text)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#verdict")).to_contain_text("Sentence 2 wins by")
+
+
 @pytest.mark.parametrize("model", ["word", "char"])
 def test_sentences_are_compared_token_by_token(page: Page, client: httpx.Client, model: str) -> None:
     texts = ["The cat sat", "The cat xylophone"] if model == "word" else ["he sat", "he zat"]

@@ -116,3 +116,14 @@ def test_choices_of_a_prompt_share_its_run(client: httpx.Client) -> None:
     before = metric(client, "carousel_prompt_tokens_total")
     answer = post(client, "/generate", prompt=prompt, n=8, max_tokens=1, seed=1)
     assert metric(client, "carousel_prompt_tokens_total") - before == answer["usage"]["prompt_tokens"] + 1
+
+
+def test_a_thousand_texts_each_a_beginning_of_the_next(client: httpx.Client) -> None:
+    longest = ("he " * 342)[:1024]
+    texts = [longest[:length] for length in range(1, 1025)]
+    scores = client.post("/score", json={"text": texts, "model": "char"}).json()["scores"]
+    (alone,) = client.post("/score", json={"text": longest, "model": "char"}).json()["scores"]
+    assert len(scores) == 1024
+    assert scores[-1]["logprob"] == alone["logprob"]
+    answer = client.post("/generate", json={"prompt": texts, "model": "char", "max_tokens": 1})
+    assert answer.status_code == 200

@@ -105,6 +105,14 @@ def test_command_reorders_tunes_and_reports(client: httpx.Client, checkpoints_di
     assert folded.returncode == 0, folded.stderr
 
 
+def test_hypotheses_keep_their_other_fields(checkpoints_dir: Path) -> None:
+    record = {"hyps": [{"text": "The cat", "score": -3, "confidence": 0.5}, {"text": "The pear", "score": -1, "id": 7}]}
+    done = run(checkpoints_dir, "--weight", "0", text=json.dumps(record) + "\n")
+    first, second = json.loads(done.stdout)["hyps"]
+    assert (first["text"], first["id"], first["index"]) == ("The pear", 7, 1)
+    assert (second["text"], second["confidence"]) == ("The cat", 0.5)
+
+
 def test_command_takes_lines(checkpoints_dir: Path) -> None:
     done = run(checkpoints_dir, "--weight", "0", text="The cat\t-3\nThe pear\t-1\n\n\nfish\t-2\n")
     assert done.returncode == 0, done.stderr
@@ -117,6 +125,7 @@ def test_command_takes_lines(checkpoints_dir: Path) -> None:
         ("The cat -3", "line 2: not a text, a tab and a score"),
         ("The cat\tinf", "line 2: not a text, a tab and a score"),
         ("The cat\tmuch", "line 2: not a text, a tab and a score"),
+        ("The cat\t1e300", "line 2: not a text, a tab and a score"),
     ],
 )
 def test_command_names_the_line_that_is_wrong(checkpoints_dir: Path, line: str, part: str) -> None:
