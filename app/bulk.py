@@ -209,7 +209,8 @@ async def in_order(
     batches: Iterable[list[Batch]], work: Callable[[list[Batch]], Coroutine[Any, Any, Result]]
 ) -> AsyncGenerator[tuple[list[Batch], Result]]:
     """Each batch with what `work` makes of it, in their order, several at once; read in a thread, so that neither a
-    slow pipe nor a busy model waits for the other. An error of the reading comes after what was read before it.
+    slow pipe nor a busy model waits for the other. An error of the reading comes after what was read before it. To be
+    closed (`aclosing`) by who leaves early.
     """
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[list[Batch] | Exception | None] = asyncio.Queue()
@@ -234,19 +235,26 @@ async def in_order(
     working: deque[tuple[list[Batch], asyncio.Task[Result]]] = deque()
     coming: asyncio.Task[list[Batch] | Exception | None] | None = asyncio.create_task(arrived.get())
     end: list[Batch] | Exception | None = None
-    while coming or working:
-        waits: set[asyncio.Task[Any]] = {task for _, task in list(working)[:1]} | ({coming} if coming else set())
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if coming and coming.done():
-            end = coming.result()
-            coming = None
-            if isinstance(end, list):
-                working.append((end, asyncio.create_task(work(end))))
-                coming = asyncio.create_task(arrived.get())
-        while working and working[0][1].done():
-            batch, task = working.popleft()
-            yield batch, task.result()
-            room.release()
+    try:
+        while coming or working:
+            waits: set[asyncio.Task[Any]] = {task for _, task in list(working)[:1]} | ({coming} if coming else set())
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if coming and coming.done():
+                end = coming.result()
+                coming = None
+                if isinstance(end, list):
+                    working.append((end, asyncio.create_task(work(end))))
+                    coming = asyncio.create_task(arrived.get())
+            while working and working[0][1].done():
+                batch, task = working.popleft()
+                yield batch, task.result()
+                room.release()
+    finally:  # whoever asked wants no more
+        if coming:
+            coming.cancel()
+        for _, unwanted in working:
+            unwanted.cancel()
+        await asyncio.gather(*(task for _, task in working), return_exceptions=True)
     if isinstance(end, Exception):
         raise end
 

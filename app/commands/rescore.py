@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, aclosing, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -66,16 +66,18 @@ def rescore(
                 total = count_lines(path) if path and path.is_file() else None
                 task = progress.add_task(task_name, total=total)
                 batches = read_nbest(file.fileno(), field, reference_field)
-                async for lists, logprobs in in_order(batches, logprobs_of):
-                    for pair in zip(lists, logprobs, strict=True):
-                        yield pair
-                    progress.advance(task, len(lists))
+                async with aclosing(in_order(batches, logprobs_of)) as results:
+                    async for lists, logprobs in results:
+                        for pair in zip(lists, logprobs, strict=True):
+                            yield pair
+                        progress.advance(task, len(lists))
 
         weights = [(weight, length_weight)]
         if tune_on is not None:
             figures = Figures()
-            async for one, logprobs in read(tune_on, "development set"):
-                figures.add(one, logprobs)
+            async with aclosing(read(tune_on, "development set")) as results:
+                async for one, logprobs in results:
+                    figures.add(one, logprobs)
             development = figures.nbest(f"--tune {tune_on}")
             weights = [tune(development)]
             _report(development, development.errors_at(*weights[0]), weights, "development set")
@@ -83,12 +85,13 @@ def rescore(
         figures = Figures()
         kept: list[tuple[NBestList, list[float]]] = []
         with writing(output) if output else nullcontext(sys.stdout) as out:
-            async for one, logprobs in read(source, "rescoring"):
-                figures.add(one, logprobs)
-                if folds is None:
-                    out.write(_line(one, logprobs, weights[0], field) + "\n")
-                else:
-                    kept.append((one, logprobs))
+            async with aclosing(read(source, "rescoring")) as results:
+                async for one, logprobs in results:
+                    figures.add(one, logprobs)
+                    if folds is None:
+                        out.write(_line(one, logprobs, weights[0], field) + "\n")
+                    else:
+                        kept.append((one, logprobs))
             errors: int | None = None
             if folds is not None:
                 nbest = figures.nbest("--folds")

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,21 +96,23 @@ def score(
                 made_by = {"model": served.checkpoint.digests, "backend": served.engine.backend, **options}
                 kept = stack.enter_context(ResumableFile(output, made_by, restart))
                 progress.advance(task, kept.kept)
-                async for batch, scores in in_order(_after(batches, kept.lines()), scored):
-                    kept.write([_line(*pair, None) for pair in zip(batch, scores, strict=True)])
-                    progress.advance(task, len(batch))
+                async with aclosing(in_order(_after(batches, kept.lines()), scored)) as results:
+                    async for batch, scores in results:
+                        kept.write([_line(*pair, None) for pair in zip(batch, scores, strict=True)])
+                        progress.advance(task, len(batch))
                 _finish(kept, limits)
             else:
                 rows = Table("logprob", "perplexity", "bits/character", "oov", "text")
-                async for batch, scores in in_order(batches, scored):
-                    for item, found in zip(batch, scores, strict=True):
-                        if table:
-                            figures = (_figure(found.perplexity), _figure(found.bits_per_character), str(found.oov))
-                            rows.add_row(f"{found.logprob:.3f}", *figures, Text(found.text))
-                        else:
-                            sys.stdout.write(_line(item, found, limits) + "\n")
-                    sys.stdout.flush()
-                    progress.advance(task, len(batch))
+                async with aclosing(in_order(batches, scored)) as results:
+                    async for batch, scores in results:
+                        for item, found in zip(batch, scores, strict=True):
+                            if table:
+                                figures = (_figure(found.perplexity), _figure(found.bits_per_character), str(found.oov))
+                                rows.add_row(f"{found.logprob:.3f}", *figures, Text(found.text))
+                            else:
+                                sys.stdout.write(_line(item, found, limits) + "\n")
+                        sys.stdout.flush()
+                        progress.advance(task, len(batch))
                 if table:
                     Console().print(rows)
 
