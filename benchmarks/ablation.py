@@ -1,6 +1,6 @@
 """What each piece of regularisation is worth where it is needed: a text that is read many times over.
 
-    python -m benchmarks.ablation --data DATA [--minutes 3] [--tokens 200000] [--only dropconnect,average]
+    python -m benchmarks.ablation --data DATA [--minutes 2.5] [--tokens 100000] [--only dropconnect,average]
 
 DATA holds wikitext-2/ with train.txt, valid.txt. The first tokens of the training text, a network of many more
 parameters, all pieces together; then the same without each one, for the same time; and without any.
@@ -32,6 +32,7 @@ from training.trainer import Report, Trainer  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+VALIDATION_TOKENS = 40_000
 RECIPE = ROOT / "recipes" / "wikitext-2.toml"
 
 EVERYTHING: dict[str, Any] = {
@@ -92,8 +93,8 @@ VARIANTS = [
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder of wikitext-2/.", exists=True, file_okay=False)],
-    minutes: Annotated[float, typer.Option(help="Of each training.")] = 3.0,
-    tokens: Annotated[int, typer.Option(help="Of the training text.")] = 200_000,
+    minutes: Annotated[float, typer.Option(help="Of each training.")] = 2.5,
+    tokens: Annotated[int, typer.Option(help="Of the training text.")] = 100_000,
     only: Annotated[str | None, typer.Option(help="Parts of names, comma-separated; everything always runs.")] = None,
 ) -> None:
     """Train with and without each piece at equal time."""
@@ -116,7 +117,7 @@ def main(
                 replace(shape, **variant.network),
                 config,
                 splits["train"].ids[:tokens],
-                splits["valid"].ids,
+                splits["valid"].ids[:VALIDATION_TOKENS],
                 tokenizer.eos_id,
                 directory,
             )
