@@ -33,6 +33,13 @@ def test_level_and_boundary(text: str, times: int, level: str, boundary: str, un
     assert (chosen.level, chosen.boundary, chosen.unwrap, chosen.shuffle_lines) == (level, boundary, unwrap, shuffle)
 
 
+def test_text_for_speech_is_words_between_spaces_wrapped_lines_joined() -> None:
+    chosen = choose_corpus(CorpusConfig(normalization="speech"), describe([WRAPPED]))
+    assert (chosen.level, chosen.boundary, chosen.unwrap, chosen.vocabulary_size) == ("split", "line", True, 20_000)
+    with pytest.raises(ValueError, match="level split"):
+        CorpusConfig(level="char", normalization="speech")
+
+
 def test_what_is_given_stays() -> None:
     given = CorpusConfig(level="bpe", boundary="paragraph", vocabulary_size=300, unwrap=False, shuffle_lines=False)
     chosen = choose_corpus(given, describe([NAMES]))
