@@ -6,6 +6,7 @@ DATA holds tinyshakespeare/input.txt. Three seeds with one process, the first of
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ def main(
 ) -> None:
     """Train four times and compare the losses of the held-out text."""
     console = Console()
-    text = data / "tinyshakespeare" / "input.txt"
+    text = (data / "tinyshakespeare" / "input.txt").resolve()
     alone = [_validation(text, steps, seed, processes=1) for seed in SEEDS]
     two = _validation(text, steps, SEEDS[0], processes=2)
     header = describe_host() | {"steps": steps}
@@ -54,11 +55,12 @@ def _validation(text: Path, steps: int, seed: int, processes: int) -> float:
     """The best validation loss of a training, in nats."""
     with tempfile.TemporaryDirectory() as folder:
         options = [*SETTINGS.split(), "--steps", str(steps), "--validate-every", str(steps), "--seed", str(seed)]
-        options += ["--out", f"{folder}/out", "--run", f"{folder}/run"]
+        options += ["--out", "out"]
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
         command = [sys.executable, *launcher, "-m", "training", "train", str(text), *options]
-        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-        lines = map(json.loads, (Path(folder) / "run" / "log.jsonl").read_text().splitlines())
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run(command, check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+        lines = map(json.loads, (Path(folder) / "runs" / "out" / "log.jsonl").read_text().splitlines())
         return min(float(line["valid_nats"]) for line in lines if "valid_nats" in line)
 
 
