@@ -202,6 +202,12 @@ $("sample-form").addEventListener("submit", async (event) => {
   prompt.textContent = body.prompt;
   const text = document.createTextNode("");
   $("sampled").replaceChildren(prompt, text);
+  let unshown = ""; // tokens can come faster than a screen is drawn
+  const draw = () => {
+    if (unshown) text.appendData(unshown);
+    unshown = "";
+  };
+  $("sample-facts").textContent = `seed ${seed}`;
   const started = performance.now();
   let tokens = 0;
   let ending = "stopped";
@@ -213,13 +219,15 @@ $("sample-form").addEventListener("submit", async (event) => {
         tokens = one.usage.completion_tokens;
       } else {
         tokens += 1;
-        text.data += one.text;
+        if (!unshown) requestAnimationFrame(draw);
+        unshown += one.text;
         if (one.finish_reason) ending = { eos: "the text ended", length: "that many were asked for", stop: "stopped" }[one.finish_reason];
       }
     }
   } catch (error) {
     tell(error);
   }
+  draw();
   $("sample-facts").textContent = `${facts()} · ${ending}`;
   Object.assign($("repeat"), { hidden: false, value: seed });
   $("generate").disabled = false;

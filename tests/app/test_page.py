@@ -14,7 +14,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from models.checkpoint import save_checkpoint
 from tests.app.conftest import metric, serving
+from tests.tiny import tiny_model, tiny_tokenizer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -103,23 +105,26 @@ def test_a_sample_is_repeated_by_its_seed(page: Page) -> None:
     assert page.locator("#sampled").inner_text() == text
 
 
-def test_stop_cancels_on_the_server(browser: Browser, checkpoints_dir: Path) -> None:
-    with serving(checkpoints=checkpoints_dir, default_model="word", threads=1, max_tokens=10**9) as client:
+def test_stop_cancels_on_the_server(browser: Browser, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer("word")  # a network that takes seconds for as many tokens as may be asked for
+    slow = tiny_model(len(tokenizer), hidden_sizes=(1024, 1024))
+    save_checkpoint(tmp_path / "slow", slow, tokenizer, about={})
+    with serving(checkpoints=tmp_path, dtype="float32", threads=1) as client:
         for page in opened(browser, str(client.base_url)):
             page.get_by_role("tab", name="Sample").click()
             page.get_by_label("go on past the end").check()
-            page.get_by_label("Most tokens").fill("1000000000")
+            page.get_by_label("Most tokens").fill("4096")
             page.get_by_role("button", name="Generate").click()
-            expect(page.locator("#sampled")).to_contain_text("cat")
-            assert metric(client, "carousel_num_requests_running") == 1
+            expect(page.locator("#sampled")).not_to_have_text("It was")
+            assert metric(client, "carousel_num_requests_running", "slow") == 1
             page.get_by_role("button", name="Stop").click()
             expect(page.locator("#sample-facts")).to_contain_text("stopped")
             for _ in range(200):
-                if metric(client, "carousel_num_requests_running") == 0:
+                if metric(client, "carousel_num_requests_running", "slow") == 0:
                     break
                 page.wait_for_timeout(25)
-            assert metric(client, "carousel_num_requests_running") == 0
-            assert metric(client, "carousel_requests_cancelled_total") >= 1
+            assert metric(client, "carousel_requests_cancelled_total", "slow") >= 1
+            assert metric(client, "carousel_generation_tokens_total", "slow") < 4096
 
 
 def test_an_empty_field_is_no_sentence(page: Page) -> None:
