@@ -80,7 +80,10 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The checkpoint to write, e.g. checkpoints/book.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file with everything below; options win over it.")] = None,
     data: Annotated[Path | None, typer.Option(help="The folder that the recipe's paths start from.")] = None,
-    run: Annotated[Path | None, typer.Option(help="The run directory; runs/NAME unless given.")] = None,
+    run: Annotated[
+        # torchrun takes the first name for one of its own options.
+        Path | None, typer.Option("--run", "--run-dir", help="The run directory; runs/NAME unless given.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Delete a run of the same name and start anew.")] = False,
     tensorboard: TensorBoard = False,
     threads: Threads = None,

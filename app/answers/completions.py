@@ -1,6 +1,5 @@
 """/v1/completions: what /generate does, in the terms of the OpenAI API."""
 
-import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -64,7 +63,7 @@ def native_request(body: CompletionRequest, settings: Settings, served: ServedMo
         stop=body.stop,
         ignore_eos=body.ignore_eos,
         n=best_of,
-        seed=secrets.randbits(63) if body.seed is None else body.seed,
+        seed=body.seed,
         logprobs=body.logprobs,
         timeout_seconds=body.timeout_seconds,
     )
@@ -95,7 +94,6 @@ class Completions:
     def __init__(self, body: CompletionRequest, native: GenerateRequest, served: ServedModel, settings: Settings):
         """Raises `InvalidValueError` for token ids that there are none of, and when too much is to be reported."""
         self._body = body
-        self._served = served
         self._tokenizer = tokenizer = served.checkpoint.tokenizer
         self._scored = body.echo and body.logprobs is not None
         self._echoes = [_echo(prompt, i, tokenizer, self._scored) for i, prompt in enumerate(body.prompt)]

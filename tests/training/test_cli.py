@@ -195,7 +195,7 @@ def test_two_processes_learn_what_one_does_and_resume(folder: Path) -> None:
     """Gradients are the same means of the same rows, added in another order."""
     train = ["train", "pets.txt", *TINY, "--dropout", "0", "--seed", "3", "--steps", "41"]
     assert main([*train, "--out", "checkpoints/one"]) == 0
-    together([*train, "--out", "checkpoints/two"], folder)
+    together([*train, "--out", "checkpoints/two", "--run-dir", "runs/two"], folder)
     one, two = (load_file(folder / "runs" / name / "trainer.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
