@@ -102,7 +102,7 @@ def _pairs(folder: Path, data: Path, client: httpx.Client, model: str, limit: in
         texts = [doc[key] for doc in docs[first : first + 256] for key in ("sentence_good", "sentence_bad")]
         answer = client.post("/score", json={"text": texts, "eos": False, "model": model}).raise_for_status().json()
         logprobs = [score["logprob"] for score in answer["scores"]]
-        # The harness takes the first of equals, which is the good one: two unknown words, whose spelling it is not told.
+        # Of equals, as two unknown words are without their spelling, the harness takes the first: the good one.
         ours += [float(good >= bad) for good, bad in zip(logprobs[::2], logprobs[1::2], strict=True)]
     same = sum(a == b for a, b in zip(harness, ours, strict=True))
     shares = [f"{sum(found) / len(docs):.4f}" for found in (harness, ours)]
