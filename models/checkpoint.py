@@ -5,7 +5,8 @@ A checkpoint is a directory, and the directory's name is the model's name:
     config.json         format version, network, tokenizer level and boundary, SHA-256 of the next two files, `about`
     model.safetensors   the weights; a tied matrix once
     tokenizer.json      readable by any `tokenizers` library
-    speller.safetensors how words outside the vocabulary are spelled, in bfloat16 (models/speller.py); not in every one
+    speller.safetensors how words outside the vocabulary are spelled (models/speller.py): its network in bfloat16 and its
+                        lexicon (models/lexicon.py); not in every checkpoint
     README.md           the model card, written from `about`
 
 Matrices are stored as float32, bfloat16 or int8. int8 is symmetric with one float32 scale per row, so that
@@ -26,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from models.lexicon import Lexicon
 from models.network import LanguageModel, NetworkConfig
 from models.speller import Speller
 from models.tokenizer import Tokenizer
@@ -40,6 +42,7 @@ Storage = Literal["float32", "bfloat16", "int8"]
 SPELLER_STORAGE: Storage = "bfloat16"
 
 _SCALE = ".scale"
+_LEXICON, _SHARE = "lexicon.", "share"
 
 
 class CheckpointError(ValueError):
@@ -108,7 +111,7 @@ def add_speller(directory: Path, speller: Speller) -> None:
 def _write(directory: Path, contents: dict[str, bytes], config: dict[str, Any], speller: Speller | None) -> None:
     """Files by name, and the configuration that vouches for them."""
     if speller is not None:
-        contents = {**contents, SPELLER: save(_pack(_weights(speller.model), SPELLER_STORAGE))}
+        contents = {**contents, SPELLER: pack_speller(speller)}
         config = {**config, "speller": speller.model.config.to_json()}
     digests = {name: _sha256(contents[name]) for name in (WEIGHTS, TOKENIZER, SPELLER) if name in contents}
     config = {**config, "sha256": digests}
@@ -161,15 +164,11 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         raise CheckpointError(
             directory / TOKENIZER, f"has {len(tokenizer)} tokens where {CONFIG} says {network.vocabulary_size}"
         )
-    model = _read_model(directory / WEIGHTS, contents[WEIGHTS], network, storage)
+    model = _read_model(directory / WEIGHTS, _stored(directory / WEIGHTS, contents[WEIGHTS]), network, storage)
     speller = None
     if spelling is not None:
         content = _read_checked(directory / SPELLER, digests.get(SPELLER))
-        speller_model = _read_model(directory / SPELLER, content, spelling, SPELLER_STORAGE)
-        try:
-            speller = Speller(speller_model)
-        except ValueError as error:
-            raise CheckpointError(path, f"speller: {error}") from None
+        speller = read_speller(directory / SPELLER, content, spelling)
     card = directory / CARD
     return Checkpoint(
         name=directory.name,
@@ -182,6 +181,31 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         digests=digests,
         speller=speller,
     )
+
+
+def pack_speller(speller: Speller) -> bytes:
+    """A file that holds it."""
+    tensors = _pack(_weights(speller.model), SPELLER_STORAGE)
+    if speller.lexicon is not None:
+        listed = speller.lexicon.to_tensors() | {_SHARE: torch.tensor(speller.share, dtype=torch.float64)}
+        tensors |= {_LEXICON + name: tensor for name, tensor in listed.items()}
+    return save(tensors)
+
+
+def read_speller(path: Path, content: bytes, network: NetworkConfig) -> Speller:
+    """What `pack_speller` made of one with that network. Raises `CheckpointError`, naming `path`."""
+    stored = _stored(path, content)
+    listed = {name.removeprefix(_LEXICON): stored.pop(name) for name in sorted(stored) if name.startswith(_LEXICON)}
+    model = _read_model(path, stored, network, SPELLER_STORAGE)
+    try:
+        if not listed:
+            return Speller(model)
+        if _SHARE not in listed or listed[_SHARE].numel() != 1:
+            raise ValueError(f"tensor {_LEXICON}{_SHARE}: one number is needed")
+        share = float(listed.pop(_SHARE).item())
+        return Speller(model, Lexicon.from_tensors(listed), share)
+    except ValueError as error:
+        raise CheckpointError(path, f"speller: {error}") from None
 
 
 def find_checkpoints(root: Path) -> list[Path]:
@@ -232,11 +256,14 @@ def _weights(model: LanguageModel) -> dict[str, Tensor]:
     return {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
 
 
-def _read_model(path: Path, content: bytes, network: NetworkConfig, storage: Storage) -> LanguageModel:
+def _stored(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
-        stored = load(content)
+        return load(content)
     except SafetensorError as error:
         raise CheckpointError(path, f"not a safetensors file ({error})") from None
+
+
+def _read_model(path: Path, stored: dict[str, Tensor], network: NetworkConfig, storage: Storage) -> LanguageModel:
     try:
         return _build(network, _unpack(stored, storage))
     except ValueError as error:

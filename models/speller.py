@@ -1,11 +1,13 @@
-"""How words that a vocabulary left out are spelled: a small recurrent model of their UTF-8 bytes.
+"""How words that a vocabulary left out are spelled: a lexicon of those that were seen, and for all others a small
+recurrent model of their UTF-8 bytes.
 
 A word-level model gives `<unk>` a probability, the same for every unknown word. A speller says which word it is:
 
-    P(word | text) = P(<unk> | text) * P(spelling),    P(spelling) = product of P(byte | bytes before) * P(end | all)
+    P(word | text) = P(<unk> | text) * P(spelling)
+    P(spelling) = share * P(word in the lexicon) + (1 - share) * product of P(byte | bytes before) * P(end | all)
 
-so that every string has a probability, and all of them together have no more than 1. Spellings are of whole tokens: at
-level `word` the leading space belongs to them.
+(linear interpolation, Jelinek & Mercer 1980), so that every string has a probability, and all of them together have no
+more than 1. Spellings are of whole tokens: at level `word` the leading space belongs to them.
 
 Token 0 is both start and end; byte b is token b + 1.
 """
@@ -15,9 +17,11 @@ import math
 import threading
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from models.inference import load_inference
+from models.lexicon import Lexicon
 from models.network import LanguageModel
 from models.sampling import Draw, SamplingParams, uniforms
 
@@ -35,17 +39,29 @@ EXPANSIONS, AT_ONCE = 512, 16
 class Speller:
     """Results are a function of the spelling alone, whatever else is asked for. Any thread may use it."""
 
-    def __init__(self, model: LanguageModel) -> None:
-        """Raises `ValueError` when the network is none of bytes."""
+    def __init__(self, model: LanguageModel, lexicon: Lexicon | None = None, share: float = 0.0) -> None:
+        """share: of unknown words that are the lexicon's, in [0, 1). Raises `ValueError` when it is not, or the network
+        is none of bytes."""
         if model.config.vocabulary_size != VOCABULARY_SIZE:
             raise ValueError(f"vocabulary_size: {model.config.vocabulary_size} is not {VOCABULARY_SIZE}, for bytes")
+        if not 0 <= share < 1 or (share > 0) != (lexicon is not None):
+            raise ValueError(f"share: {share} is not one of a lexicon's")
         self.model = model
+        self.lexicon = lexicon
+        self.share = share
         self._network = load_inference(model, "cpu", "float32")
         self._lock = threading.Lock()
         self._known: dict[str, float] = {}
 
     def logprobs(self, spellings: Sequence[str]) -> list[float]:
         """Log-probability, in nats, of each spelling, its end included."""
+        spelled = self.spelled_logprobs(spellings)
+        return [
+            self._mixed(self._listed(spelling), logprob) for spelling, logprob in zip(spellings, spelled, strict=True)
+        ]
+
+    def spelled_logprobs(self, spellings: Sequence[str]) -> list[float]:
+        """What the model of bytes alone gives each."""
         with self._lock:
             new = sorted({s for s in spellings if s not in self._known}, key=lambda s: -len(s.encode()))
             if len(self._known) + len(new) > REMEMBERED:
@@ -57,8 +73,10 @@ class Speller:
 
     def spell(self, seed: int, choice: int, position: int) -> str:
         """A spelling drawn from the model: a function of the three numbers, as the draw of a token is."""
-        number = uniforms(*(torch.tensor([value]) for value in (seed, choice, position)))
-        own_seed = int(number.item() * 2.0**53)
+        number = uniforms(*(torch.tensor([value]) for value in (seed, choice, position))).item()
+        if self.lexicon is not None and number < self.share:
+            return self.lexicon.draw(number / self.share)
+        own_seed = int((number - self.share) / (1 - self.share) * 2.0**53)
         drawn: list[int] = []
         with self._lock:
             state, slot = self._model_state(), torch.tensor([0])
@@ -74,10 +92,26 @@ class Speller:
         return bytes(drawn).decode("utf-8", "replace")
 
     def completions(self, beginning: str, top: int) -> tuple[float, list[tuple[str, float]]]:
-        """The likeliest spellings that begin so, by best-first search with a bounded number of steps.
+        """The likeliest spellings that begin so: of the lexicon, and by best-first search among all others.
 
         Returns the log-probability of all that begin so, and (spelling, log-probability), likeliest first.
         """
+        spelled_mass, found = self._search(beginning, top)
+        mass, listed = self.lexicon.beginning(beginning, top) if self.lexicon else (0.0, [])
+        candidates = dict(found) | dict(zip(listed, self.spelled_logprobs(listed), strict=True))
+        mixed = [(one, self._mixed(self._listed(one), logprob)) for one, logprob in candidates.items()]
+        return self._mixed(mass, spelled_mass), sorted(mixed, key=lambda pair: (-pair[1], pair[0]))[:top]
+
+    def _listed(self, spelling: str) -> float:
+        return self.lexicon.probability(spelling) if self.lexicon else 0.0
+
+    def _mixed(self, listed: float, spelled: float) -> float:
+        """Log-probability of what has the probability `listed` in the lexicon, log-probability `spelled` in bytes."""
+        rest = spelled + math.log1p(-self.share)
+        return float(np.logaddexp(math.log(self.share * listed), rest)) if listed else rest
+
+    def _search(self, beginning: str, top: int) -> tuple[float, list[tuple[str, float]]]:
+        """Best-first search with a bounded number of steps, in the model of bytes."""
         size = self.model.config.state_layout.size
         begun = beginning.encode()
         with self._lock:

@@ -62,6 +62,11 @@ def _files(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names) if len(names) <= 4 else f"{len(names)} files"
 
 
+def _speller_line(about: Mapping[str, Any]) -> str:
+    listed = f", {about['lexicon']:,} words in its lexicon" if about.get("lexicon") else ""
+    return f"{about['speller_parameters']:,} parameters{listed}"
+
+
 def _model_rows(about: Mapping[str, Any]) -> list[tuple[str, ...]]:
     network = about["network"]
     output = "tied to the embedding" if network["tied"] else "of its own"
@@ -71,7 +76,7 @@ def _model_rows(about: Mapping[str, Any]) -> list[tuple[str, ...]]:
         ("network", f"embedding {network['embedding_size']}, {network['cell']} {network['hidden_sizes']}{projection}"),
         ("output matrix", output),
         ("parameters", f"{about['parameters']:,}"),
-        *([("speller", f"{about['speller_parameters']:,} parameters")] if about.get("speller_parameters") else []),
+        *([("speller", _speller_line(about))] if about.get("speller_parameters") else []),
         ("stored as", f"{about['storage']}, {about['weights_bytes'] / 1e6:.2f} MB"),
         ("training", f"{about['steps']:,} steps, {about['tokens_seen']:,} tokens ({about['epochs']:.1f} epochs)"),
         ("best at", f"step {about['best_step']:,}, by validation"),

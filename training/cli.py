@@ -36,7 +36,7 @@ from training.optimisation import Averaging, Optimizer, Schedule
 from training.plots import PlotError, plot_comparison, plot_flows, plot_range, plot_run, plot_zipf
 from training.recipe import Recipe, RecipeError, override, read_recipe
 from training.run import Run, RunError, check_writable, open_run, prepare_run
-from training.speller import held_out_types, train_speller
+from training.speller import train_speller
 from training.stats import measure
 from training.tables import print_comparison, print_figures, print_flows, print_plan, print_statistics
 from training.tokens import tokenize
@@ -300,6 +300,7 @@ def ngram(
 def speller(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of level word or split, e.g. checkpoints/book.")],
     texts: Annotated[list[Path], typer.Argument(help="The training text: what its vocabulary left out is learned.")],
+    valid: Annotated[list[Path], typer.Option(help="Held-out text: how many of its unknown words are known ones?")],
     exclude: Excluded = None,
     unwrap: Annotated[bool, typer.Option("--unwrap", help="Join lines wrapped at a fixed width.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
@@ -313,19 +314,28 @@ def speller(
     loaded = load_checkpoint(checkpoint)
     if loaded.tokenizer.level not in ("word", "split"):
         raise RecipeError(f"{checkpoint}: level {loaded.tokenizer.level} has no words to spell")
-    files = _included(texts, exclude)
-    documents = [unwrapped(whole_file(file)) if unwrap else whole_file(file) for file in files]
-    with counting(console, "looking for unknown words", sum(map(size, documents))) as advance:
-        types = list(tokenize(documents, loaded.tokenizer, on_text=advance).unknown)
-    console.print(f"{len(types):,} types are outside the vocabulary", highlight=False)
+
+    def unknown_words(files: list[Path], name: str) -> dict[str, int]:
+        documents = [unwrapped(whole_file(file)) if unwrap else whole_file(file) for file in files]
+        with counting(console, f"unknown words of the {name} text", sum(map(size, documents))) as advance:
+            return tokenize(documents, loaded.tokenizer, on_text=advance).unknown
+
+    held_out = unknown_words(find_files(valid), "held-out")
+    kept_apart = {file.resolve() for file in find_files(valid)}
+    learned = [file for file in _included(texts, exclude) if file.resolve() not in kept_apart]
+    unknown = unknown_words(learned, "training")
+    console.print(f"{len(unknown):,} types are outside the vocabulary", highlight=False)
     with stepping(console, "learning to spell") as on_step:
-        taught = train_speller(types, seed, on_step)
-    held_out = held_out_types(types)
-    bits = -sum(taught.logprobs(held_out)) / math.log(2)
-    characters = sum(len(spelling) + 1 for spelling in held_out)
+        taught = train_speller(unknown, held_out, seed, on_step)
     add_speller(checkpoint, taught)
+    words, characters = sum(held_out.values()), sum(count * (len(word) + 1) for word, count in held_out.items())
+    logprob = sum(
+        count * value for count, value in zip(held_out.values(), taught.logprobs(list(held_out)), strict=True)
+    )
     console.print(
-        f"{bits / characters:.3f} bits per character of {len(held_out):,} types held out, ends included",
+        f"{words:,} unknown words in the held-out text: "
+        f"{-logprob / math.log(2) / max(characters, 1):.3f} bits per character, ends included; "
+        f"{taught.share:.0%} of the model's probability is for the {len(taught.lexicon or ()):,} words of its lexicon",
         highlight=False,
     )
     console.print("it would write:" + "".join(f" {taught.spell(0, 0, i).strip()}" for i in range(20)), highlight=False)

@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from models.checkpoint import SPELLER, WEIGHTS, Checkpoint, Storage, load_checkpoint, save_checkpoint, update_about
+from models.checkpoint import (
+    SPELLER,
+    WEIGHTS,
+    Checkpoint,
+    Storage,
+    load_checkpoint,
+    pack_speller,
+    read_speller,
+    save_checkpoint,
+    update_about,
+)
 from models.generation import GenerationParams, generate
 from models.network import LanguageModel, NetworkConfig
 from models.sampling import SamplingParams
@@ -26,6 +35,7 @@ from training.tokens import Split
 from training.trainer import Position, read_position
 
 BEST, NGRAM = "best.safetensors", "ngram.json"
+SPELLER_NETWORK = "speller.json"
 
 SAMPLE_TEMPERATURE = 0.8
 
@@ -52,20 +62,16 @@ def best_model(run: Run) -> LanguageModel:
 def trained_speller(run: Run, on_step: Callable[[int, int], None] | None = None) -> Speller | None:
     """The speller of the words that the run's vocabulary left out, trained when it is first asked for; None where they
     are too few to learn from."""
-    path = run.directory / SPELLER
+    path, network_path = run.directory / SPELLER, run.directory / SPELLER_NETWORK
     if path.is_file():
-        with safe_open(path, framework="pt") as file:
-            model = LanguageModel(NetworkConfig.from_json(json.loads(file.metadata()["network"])))
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    parameter.copy_(file.get_tensor(name))
-        return Speller(model.eval().requires_grad_(False))
-    types = list(run.splits["train"].unknown)
-    if not can_learn_spelling(types):
+        network = NetworkConfig.from_json(json.loads(network_path.read_text(encoding="utf-8")))
+        return read_speller(path, path.read_bytes(), network)
+    unknown = run.splits["train"].unknown
+    if not can_learn_spelling(unknown):
         return None
-    speller = train_speller(types, run.config.training.seed, on_step)
-    weights = {name: parameter.detach() for name, parameter in speller.model.named_parameters()}
-    save_file(weights, path, {"network": json.dumps(speller.model.config.to_json())})
+    speller = train_speller(unknown, run.splits["valid"].unknown, run.config.training.seed, on_step)
+    network_path.write_text(json.dumps(speller.model.config.to_json()), encoding="utf-8")
+    path.write_bytes(pack_speller(speller))
     return speller
 
 
@@ -143,6 +149,7 @@ def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:
         "vocabulary": len(stored.tokenizer),
         "parameters": stored.model.num_parameters(),
         "speller_parameters": stored.speller.model.num_parameters() if stored.speller else None,
+        "lexicon": len(stored.speller.lexicon) if stored.speller and stored.speller.lexicon else None,
         "network": config.network.to_json(),
         "training": asdict(config.training),
         "corpus_options": asdict(config.corpus),

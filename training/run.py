@@ -5,7 +5,7 @@ runs/NAME/
   tokenizer.json        built from the training text
   train.ids, train.json, valid.…, test.…
                         the tokenized splits (training/tokens.py): resuming does not need the text files
-  speller.safetensors   of the words that the vocabulary left out, trained at the end
+  speller.safetensors   of the words that the vocabulary left out, trained at the end; speller.json: its network
   trainer.safetensors   weights, optimizer, state and position, to resume from (training/trainer.py)
   best.safetensors      the weights with the best validation, to export
   log.jsonl, curve.png

@@ -1,20 +1,24 @@
-"""Training the speller of a word-level model: on the types that its vocabulary left out, each counted once, since the
-unknown words of another text are mostly new ones too."""
+"""Training the speller of a word-level model on the types that its vocabulary left out: the commonest of them are its
+lexicon; all, each counted once, teach the model of bytes, which is there for what the lexicon has not. Held-out text
+decides how much each of the two has to say."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from models.lexicon import Lexicon
 from models.network import LanguageModel, NetworkConfig
 from models.speller import END, VOCABULARY_SIZE, Speller
 from training.batching import mix
 from training.loss import linear_cross_entropy
 from training.optimisation import make_optimizer, rate_factor
 
-HELD_OUT = 50
-"""Every so many-th type is not trained on, to tell how well the others taught."""
+MOST_LISTED = 50_000
+"""Words of a lexicon: a quarter of a megabyte."""
+EM_STEPS = 100
 BATCH_SIZE = 256
 LEAST_STEPS, MOST_STEPS, EPOCHS = 200, 6_000, 8
 LEARNING_RATE, DROPOUT = 4e-3, 0.0
@@ -24,16 +28,30 @@ FEWEST = 50
 """Types, at least, to learn from."""
 
 
-def can_learn_spelling(types: Sequence[str]) -> bool:
+def can_learn_spelling(types: Collection[str]) -> bool:
     """Whether there are enough of them."""
     return len(_encoded(types)) >= FEWEST
 
 
-def train_speller(types: Sequence[str], seed: int = 0, on_step: Callable[[int, int], None] | None = None) -> Speller:
-    """Train on types. on_step: told of steps done and steps in all. Raises `ValueError` when there are too few."""
-    if not can_learn_spelling(types):
-        raise ValueError(f"{len(types)} words outside the vocabulary are too few to learn spelling from")
-    learned = [spelling for place, spelling in enumerate(_encoded(types)) if place % HELD_OUT]
+def train_speller(
+    unknown: Mapping[str, int],
+    held_out: Mapping[str, int],
+    seed: int = 0,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Speller:
+    """unknown: how often the training text has each word that the vocabulary left out. held_out: the same of a text
+    that was not trained on. on_step: told of steps done and steps in all. Raises `ValueError` when there are too few.
+    """
+    if not can_learn_spelling(unknown):
+        raise ValueError(f"{len(unknown)} words outside the vocabulary are too few to learn spelling from")
+    learned = _encoded(unknown)
+    listed = sorted((-unknown[word.decode()], word) for word in learned)[:MOST_LISTED]
+    lexicon = Lexicon({word.decode(): -count for count, word in listed})
+    bytes_alone = Speller(_train_network(learned, seed, on_step))
+    return Speller(bytes_alone.model, lexicon, share_of_lexicon(bytes_alone, lexicon, held_out))
+
+
+def _train_network(learned: Sequence[bytes], seed: int, on_step: Callable[[int, int], None] | None) -> LanguageModel:
     hidden = 256 if len(learned) > 20_000 else 128
     torch.manual_seed(seed)
     model = LanguageModel(NetworkConfig(VOCABULARY_SIZE, 48, (hidden,)))
@@ -55,15 +73,23 @@ def train_speller(types: Sequence[str], seed: int = 0, on_step: Callable[[int, i
         optimizer.zero_grad()
         if on_step is not None:
             on_step(step + 1, steps)
-    return Speller(model.eval().requires_grad_(False))
+    return model.eval().requires_grad_(False)
 
 
-def held_out_types(types: Sequence[str]) -> list[str]:
-    """Those that `train_speller` does not look at."""
-    return [spelling.decode() for spelling in _encoded(types)[::HELD_OUT]]
+def share_of_lexicon(bytes_alone: Speller, lexicon: Lexicon, held_out: Mapping[str, int]) -> float:
+    """The weight of a lexicon beside a model of bytes that makes held-out unknown words likeliest, by expectation
+    maximisation (Jelinek & Mercer 1980), as if two more had been seen, one of the lexicon and one not."""
+    seen = np.array(list(held_out.values()), np.float64)
+    listed = np.array([lexicon.probability(word) for word in held_out])
+    spelled = np.exp(bytes_alone.spelled_logprobs(list(held_out)))
+    share = 0.5
+    for _ in range(EM_STEPS):
+        from_lexicon = share * listed / np.maximum(share * listed + (1 - share) * spelled, np.finfo(np.float64).tiny)
+        share = (float(seen @ from_lexicon) + 1) / (float(seen.sum()) + 2)
+    return share
 
 
-def _encoded(types: Sequence[str]) -> list[bytes]:
+def _encoded(types: Collection[str]) -> list[bytes]:
     """The shortest first."""
     return sorted((t.encode() for t in types if 0 < len(t.encode()) <= LONGEST), key=lambda b: (len(b), b))
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from models.checkpoint import CONFIG, SPELLER, CheckpointError, add_speller, load_checkpoint
+from models.lexicon import Lexicon
 from models.network import LanguageModel
 from models.speller import VOCABULARY_SIZE, Speller
 from models.tokenizer import Tokenizer
@@ -24,7 +25,8 @@ def folder(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     root = tmp_path_factory.mktemp("spelling")
     for name in ("word", "spelling"):
         shutil.copytree(checkpoints_dir / "word", root / name)
-    add_speller(root / "spelling", Speller(tiny_model(VOCABULARY_SIZE, hidden_sizes=(16,))))
+    lexicon = Lexicon({" zebra": 3, " zeal": 1})
+    add_speller(root / "spelling", Speller(tiny_model(VOCABULARY_SIZE, hidden_sizes=(16,)), lexicon, 0.5))
     return root
 
 

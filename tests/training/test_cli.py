@@ -283,10 +283,16 @@ def test_a_word_model_learns_to_spell_what_its_vocabulary_leaves_out(
     capsys.readouterr()
     assert main(["evaluate", "checkpoints/rare", "pets.txt", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["open_bits_per_character"] is not None
-    assert main(["speller", "checkpoints/rare", "pets.txt", "--threads", "1"]) == 0
+    (folder / "held-out.txt").write_text("the bakoko sees the lubame.\nthe zebra sees.\n")
+    assert main(["speller", "checkpoints/rare", "pets.txt", "--valid", "held-out.txt", "--threads", "1"]) == 0
     printed = capsys.readouterr().out
     assert "125 types are outside the vocabulary" in printed
-    assert "bits per character" in printed
+    assert "3 unknown words in the held-out text" in printed
+    taught = load_checkpoint(folder / "checkpoints/rare").speller
+    assert taught is not None
+    assert taught.lexicon is not None
+    assert taught.lexicon.probability(" bakoko") > 0
+    assert taught.logprobs([" bakoko"])[0] > taught.logprobs([" bakokd"])[0] + 2
 
 
 def test_tensorboard_gets_the_curves(folder: Path) -> None:
