@@ -5,7 +5,7 @@ A checkpoint is a directory, and the directory's name is the model's name:
     config.json         format version, network, tokenizer level and boundary, SHA-256 of the next two files, `about`
     model.safetensors   the weights; a tied matrix once
     tokenizer.json      readable by any `tokenizers` library
-    speller.safetensors how words outside the vocabulary are spelled (models/speller.py): its network in bfloat16 and its
+    speller.safetensors how words outside the vocabulary are spelled (models/speller.py), a network in bfloat16 and a
                         lexicon (models/lexicon.py); not in every checkpoint
     README.md           the model card, written from `about`
 

@@ -1,5 +1,5 @@
-"""Words that a vocabulary left out, and how often each was seen: a rare word that is known is likelier than letters that
-only look like one.
+"""Words that a vocabulary left out, and how often each was seen: a rare word that is known is likelier than letters
+that only look like one.
 """
 
 import bisect

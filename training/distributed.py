@@ -51,7 +51,7 @@ class Group:
         """A module whose gradients are means over the processes."""
         if self.size == 1:
             return module
-        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)
 
     def wait(self) -> None:
         """Until all are here."""
