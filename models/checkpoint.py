@@ -85,7 +85,10 @@ def save_checkpoint(
     card: str = "",
     speller: Speller | None = None,
 ) -> None:
-    """Write a checkpoint to `directory`; it appears there whole or not at all, replacing an older one."""
+    """Write a checkpoint to `directory`; it appears there whole or not at all, replacing an older one.
+
+    Raises `CheckpointError` when something else is there.
+    """
     contents = {
         WEIGHTS: save(_pack(_weights(model), storage)),
         TOKENIZER: tokenizer.inner.to_str(pretty=False).encode(),
@@ -116,6 +119,7 @@ def _write(directory: Path, contents: dict[str, bytes], config: dict[str, Any], 
     digests = {name: _sha256(contents[name]) for name in (WEIGHTS, TOKENIZER, SPELLER) if name in contents}
     config = {**config, "sha256": digests}
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    check_replaceable(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
@@ -126,6 +130,13 @@ def _write(directory: Path, contents: dict[str, bytes], config: dict[str, Any], 
         _replace_directory(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(directory: Path) -> None:
+    """Raises `CheckpointError` when something is there that is no checkpoint: saving one there would remove it."""
+    is_free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+    if not is_free and not (directory / CONFIG).is_file():
+        raise CheckpointError(directory, "is there and no checkpoint; it would be replaced: name another place")
 
 
 def update_about(directory: Path, about: dict[str, Any], card: str) -> None:

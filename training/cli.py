@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from models.cells import Cell
-from models.checkpoint import SPELLER, CheckpointError, Storage, add_speller, load_checkpoint
+from models.checkpoint import SPELLER, CheckpointError, Storage, add_speller, check_replaceable, load_checkpoint
 from models.tokenizer import Boundary, Level, Normalization, Tokenizer
 from training.batching import Partition, Truncation
 from training.comparison import average_checkpoints, diverged, suggest_rate, summarise
@@ -186,6 +186,7 @@ def train(
         raise RecipeError("--out is missing: where the model goes, e.g. --out checkpoints/book")
     directory = run or Path("runs") / out.name
     _use_machine(threads, device)
+    check_replaceable(out)
     check_writable([out.parent, directory.parent])
     with _group(device) as group:
         if group.is_first:
@@ -208,6 +209,7 @@ def resume(
     opened = open_run(run)
     out = out or Path(opened.config.out or Path("checkpoints") / run.resolve().name)
     _use_machine(threads, device)
+    check_replaceable(out)
     check_writable([out.parent, run])
     with _group(device) as group:
         _train_and_export(opened, out, group, resumed=True, tensorboard=tensorboard)
@@ -225,6 +227,7 @@ def export(
     opened = open_run(run)
     out = out or Path(opened.config.out or Path("checkpoints") / run.resolve().name)
     _use_machine(threads)
+    check_replaceable(out)
     check_writable([out.parent])
     _export(opened, out, storage, command)
 
@@ -300,7 +303,7 @@ def ngram(
 def speller(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of level word or split, e.g. checkpoints/book.")],
     texts: Annotated[list[Path], typer.Argument(help="The training text: what its vocabulary left out is learned.")],
-    valid: Annotated[list[Path], typer.Option(help="Held-out text: how many of its unknown words are known ones?")],
+    valid: Annotated[list[Path], typer.Option(help="Held-out text, which weighs known rare words against new ones.")],
     exclude: Excluded = None,
     unwrap: Annotated[bool, typer.Option("--unwrap", help="Join lines wrapped at a fixed width.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,

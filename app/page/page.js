@@ -2,7 +2,8 @@
 
 const $ = (id) => document.getElementById(id);
 
-const WRITTEN_CHARACTERS = 4000; // of the text that suggestions look at
+const WRITTEN_CHARACTERS = 4000; // of the text that suggestions look at, at least
+const WRITTEN_STEP = 2000; // by which the beginning moves on: in between, the server has seen all but the last word
 const LIVE_MILLISECONDS = 2000;
 
 let info = null;
@@ -79,8 +80,8 @@ let offered = { words: [], completing: null, text: "" };
 function written() {
   const before = writing.value.slice(0, writing.selectionStart);
   if (before.length <= WRITTEN_CHARACTERS) return before;
-  const recent = before.slice(-WRITTEN_CHARACTERS);
-  return recent.slice(recent.search(/\s/) + 1); // from a word's beginning
+  const recent = before.slice(Math.floor((before.length - WRITTEN_CHARACTERS) / WRITTEN_STEP) * WRITTEN_STEP);
+  return recent.length === before.length ? before : recent.slice(recent.search(/\s/) + 1); // from a word's beginning
 }
 
 async function suggest() {
@@ -97,6 +98,7 @@ async function suggest() {
     showRoundTrips();
     clearError();
   } catch (error) {
+    if (error.name !== "AbortError") $("chips").replaceChildren();
     tell(error);
   }
 }
@@ -107,11 +109,12 @@ function showChips(words) {
       const chip = document.createElement("button");
       const number = document.createElement("small");
       number.textContent = place + 1;
+      number.setAttribute("aria-hidden", "true");
       chip.append(number, word);
       chip.title = `${(100 * prob).toFixed(1)} %`;
       chip.addEventListener("click", () => {
-        take(place);
         writing.focus();
+        take(place);
       });
       return chip;
     }),
@@ -133,8 +136,12 @@ function take(place) {
   const begin = writing.selectionStart - (offered.completing ?? "").length;
   const before = writing.value.slice(0, begin);
   const space = before && !/\s$/.test(before) && offered.completing === null ? " " : "";
-  writing.setRangeText(`${space}${word} `, begin, writing.selectionEnd, "end");
-  suggest();
+  writing.setSelectionRange(begin, writing.selectionEnd);
+  // Deprecated, and the only way to insert text that Ctrl+Z takes out again; it tells of an input, which asks for more.
+  if (!document.execCommand("insertText", false, `${space}${word} `)) {
+    writing.setRangeText(`${space}${word} `, begin, writing.selectionEnd, "end");
+    suggest();
+  }
   return true;
 }
 
@@ -211,6 +218,7 @@ $("sample-form").addEventListener("submit", async (event) => {
   const started = performance.now();
   let tokens = 0;
   let ending = "stopped";
+  let failed = false;
   const facts = () => `seed ${seed} · ${tokens} tokens · ${(tokens / ((performance.now() - started) / 1000)).toFixed(0)} a second`;
   try {
     for await (const one of eventsOf(await ask("generate", body, sampling.signal))) {
@@ -225,11 +233,12 @@ $("sample-form").addEventListener("submit", async (event) => {
       }
     }
   } catch (error) {
+    failed = error.name !== "AbortError";
     tell(error);
   }
   draw();
-  $("sample-facts").textContent = `${facts()} · ${ending}`;
-  Object.assign($("repeat"), { hidden: false, value: seed });
+  $("sample-facts").textContent = failed ? "failed" : `${facts()} · ${ending}`;
+  Object.assign($("repeat"), { hidden: failed, value: seed });
   $("generate").disabled = false;
   $("stop").disabled = true;
   sampling = null;
@@ -259,15 +268,19 @@ $("add").addEventListener("click", () => {
   $("sentences").lastChild.querySelector("textarea").focus();
 });
 
+let comparing = null;
+
 $("score-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   clearError();
+  comparing?.abort();
+  comparing = new AbortController();
   const fields = [...$("sentences").querySelectorAll("textarea")];
   const filled = [...fields.entries()].filter(([, field]) => field.value);
   if (!filled.length) return;
   try {
     const text = filled.map(([, field]) => field.value);
-    const response = await ask("score", { text, model: $("model").value, top: 5 });
+    const response = await ask("score", { text, model: $("model").value, top: 5 }, comparing.signal);
     showScores(await response.json(), filled.map(([place]) => place + 1));
   } catch (error) {
     tell(error);
@@ -295,6 +308,7 @@ function showScores({ scores, best, probabilities }, numbers) {
       const tokens = document.createElement("p");
       tokens.className = "tokens";
       tokens.append(...score.details.map(tokenButton));
+      stepWithArrows(tokens);
       const figures = document.createElement("p");
       figures.className = "quiet";
       figures.textContent =
@@ -314,7 +328,7 @@ function tokenButton(detail) {
   button.className = `s${SURPRISES.filter((limit) => bits > limit).length}${detail.oov ? " oov" : ""}`;
   const ends = detail.token === "<eos>";
   button.textContent = ends ? "⏎" : detail.text;
-  button.setAttribute("aria-label", `${ends ? "end" : detail.text}: ${bits.toFixed(1)} bits${detail.oov ? ", unknown word" : ""}`);
+  button.setAttribute("aria-label", `${ends ? "end" : named(detail.text)}: ${bits.toFixed(1)} bits${detail.oov ? ", unknown word" : ""}`);
   const explain = () => ($("token").innerText = explanation(detail, ends));
   button.addEventListener("pointerenter", explain);
   button.addEventListener("focus", explain);
@@ -322,8 +336,30 @@ function tokenButton(detail) {
   return button;
 }
 
+/** One stop for Tab, arrow keys inside: a text may have hundreds of tokens. */
+function stepWithArrows(tokens) {
+  const buttons = [...tokens.children];
+  for (const [place, button] of buttons.entries()) {
+    button.tabIndex = place ? -1 : 0;
+    button.addEventListener("keydown", (event) => {
+      const next = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: buttons.length - 1 }[event.key];
+      if (!buttons[next]) return;
+      event.preventDefault();
+      buttons[next].focus();
+    });
+    button.addEventListener("focus", () => {
+      for (const one of buttons) one.tabIndex = one === button ? 0 : -1;
+    });
+  }
+}
+
+/** A token in words: white space alone has a name. */
+function named(text) {
+  return text.trim() || { " ": "space", "\n": "line end", "\t": "tab" }[text] || "white space";
+}
+
 function explanation(detail, ends) {
-  const shown = ends ? "the end" : `“${detail.text.trim() || detail.text}”`;
+  const shown = ends ? "the end" : `“${detail.text.trim() || named(detail.text)}”`;
   if (detail.logprob === null) return `${shown} begins the text: nothing predicts it.`;
   const spelled = detail.spelling_logprob === undefined ? "" : `, and its spelling ${number(-detail.spelling_logprob / Math.log(2), 1)} bits`;
   const first = detail.top.map((one) => `“${one.token.trim() || one.token}” ${percent(Math.exp(one.logprob))}`).join(", ");
@@ -395,13 +431,19 @@ async function showFigures() {
       ["a request takes", mean("e2e_request_latency_seconds")],
       ["first token after", mean("time_to_first_token_seconds")],
     ]);
+    clearError();
   } catch (error) {
     tell(error);
   }
   if (!$("about").hidden) liveTimer = setTimeout(showFigures, LIVE_MILLISECONDS);
 }
 
-$("model").addEventListener("change", showModel);
+$("model").addEventListener("change", () => {
+  comparing?.abort();
+  $("scores").replaceChildren();
+  $("verdict").textContent = "";
+  showModel();
+});
 
 // -- begin --------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from models.checkpoint import save_checkpoint
 from tests.app.conftest import metric, serving
@@ -80,6 +80,34 @@ def test_suggestions_are_taken_by_key_and_by_tap(page: Page, client: httpx.Clien
     expect(writing).to_be_focused()
 
 
+def test_a_suggestion_is_undone_as_typing_is(page: Page) -> None:
+    writing = page.locator("#writing")
+    writing.press_sequentially("The c")
+    expect(page.locator("#chips button").first).to_have_text(re.compile("^1c"))
+    writing.press("1")
+    expect(writing).not_to_have_value("The c")
+    writing.press("Control+z")
+    expect(writing).to_have_value("The c")
+
+
+def test_what_is_read_of_a_long_text_begins_at_the_same_place_for_a_while(page: Page) -> None:
+    """So that the server need not read it anew at every word."""
+    asked: list[str] = []
+    page.on(
+        "request", lambda one: asked.append((one.post_data_json or {})["text"]) if one.url.endswith("/next") else None
+    )
+    writing = page.locator("#writing")
+    writing.fill("The cat sat. " * 700)
+    for word in ("The", " cat", " sat"):
+        writing.press_sequentially(word)
+    expect(writing).to_have_value(re.compile("The cat sat$"))
+    expect(page.locator("#chips button").first).to_be_visible()
+    assert len(asked) > 3
+    assert all(len(text) < 6100 for text in asked)
+    assert {text[:4000] for text in asked} == {asked[0][:4000]}
+    assert asked[0].startswith("The ") or asked[0].startswith(("cat ", "sat. "))
+
+
 def test_digits_can_be_written(page: Page) -> None:
     writing = page.locator("#writing")
     page.get_by_label("keys 1, 2, 3 take a suggestion").uncheck()
@@ -136,6 +164,33 @@ def test_an_empty_field_is_no_sentence(page: Page) -> None:
     expect(page.locator("#verdict")).to_contain_text("Sentence 2 wins by")
 
 
+def test_an_older_comparison_is_given_up_for_a_newer_one(page: Page) -> None:
+    page.get_by_role("tab", name="Score").click()
+    held: list[Route] = []
+    page.route("**/score", lambda route: held.append(route) if not held else route.continue_())
+    compare = page.get_by_role("button", name="Compare")
+    compare.click()
+    page.get_by_label("Sentence 1").fill("The dog")
+    with page.expect_event("requestfailed", lambda request: request == held[0].request):
+        compare.click()
+    expect(page.locator("article").first).to_contain_text("dog")
+    choose(page, "char")
+    expect(page.locator("article")).to_have_count(0)
+
+
+def test_tokens_are_one_stop_and_arrow_keys_go_through_them(page: Page) -> None:
+    page.get_by_role("tab", name="Score").click()
+    page.get_by_role("button", name="Compare").click()
+    tokens = page.locator("article").first.locator(".tokens button")
+    tokens.first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(tokens.nth(1)).to_be_focused()
+    page.keyboard.press("End")
+    expect(tokens.last).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("article").nth(1).locator(".tokens button").first).to_be_focused()
+
+
 @pytest.mark.parametrize("model", ["word", "char"])
 def test_sentences_are_compared_token_by_token(page: Page, client: httpx.Client, model: str) -> None:
     texts = ["The cat sat", "The cat xylophone"] if model == "word" else ["he sat", "he zat"]
@@ -163,6 +218,7 @@ def test_an_error_is_told_and_goes_away(browser: Browser, client: httpx.Client) 
     page.get_by_label("Most tokens").fill("1000000")
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_role("alert")).to_contain_text("max_tokens")
+    expect(page.locator("#sample-facts")).to_have_text("failed")
     page.get_by_label("Most tokens").fill("5")
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_role("alert")).to_be_hidden()

@@ -536,3 +536,14 @@ def test_golden_checkpoint_still_loads_and_says_the_same() -> None:
 
 def test_golden_checkpoint_is_small() -> None:
     assert sum(path.stat().st_size for path in GOLDEN.iterdir()) < 10_000
+
+
+def test_what_is_no_checkpoint_is_not_replaced(tiny_word: Tiny, tmp_path: Path) -> None:
+    """`--out checkpoints/` would take all other models away."""
+    save_checkpoint(tmp_path / "all" / "one", *tiny_word)
+    with pytest.raises(CheckpointError, match="all: is there and no checkpoint"):
+        save_checkpoint(tmp_path / "all", *tiny_word)
+    assert (tmp_path / "all" / "one" / CONFIG).is_file()
+    (tmp_path / "empty").mkdir()
+    save_checkpoint(tmp_path / "empty", *tiny_word)
+    save_checkpoint(tmp_path / "empty", *tiny_word)

@@ -253,6 +253,14 @@ def test_range_test_finds_a_rate_that_teaches(folder: Path, capsys: pytest.Captu
     assert not (folder / "runs").exists() or not list((folder / "runs").iterdir())
 
 
+def test_other_checkpoints_are_not_replaced_by_a_new_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "pets.txt", "--out", "checkpoints/pets", "--steps", "4", *TINY]) == 0
+    assert main(["train", "pets.txt", "--out", "checkpoints/", "--steps", "4", *TINY]) != 0
+    assert "name another place" in capsys.readouterr().err
+    assert not (folder / "runs/checkpoints").exists()
+    assert load_checkpoint(folder / "checkpoints/pets")
+
+
 def test_gradient_flow_writes_figures_and_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--hidden-size", "16", "--distance", "20", "--steps", "4", "--cells", "lstm,rnn-tanh", "--threads", "1"]
     assert main(["gradient-flow", "pets.txt", "--out", "flow.json", *options]) == 0
