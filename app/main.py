@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app.answers import next as next_words
+from app.document import install_document
 from app.errors import install_error_handlers
 from app.metrics import Metrics
 from app.registry import load_registry
@@ -50,7 +51,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def include_routes(app: FastAPI) -> None:
-    """All that the service answers."""
+    """All that the service answers, and the document of it."""
+    install_document(app)
     app.include_router(tasks.router)
     app.include_router(openai.tasks)
     app.include_router(openai.lists)

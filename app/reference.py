@@ -7,12 +7,19 @@ Schema = dict[str, Any]
 
 METHODS = ("get", "post")
 
+INTRODUCTION = """\
+Made by `python -m app reference` of the OpenAPI document that `/docs` shows. Every error has the body
+[ErrorResponse](#errorresponse). How much a request may ask for (tokens, choices, texts, bytes, seconds) is
+limited by [settings](settings.md); `GET /info` tells those of a running server, and an error names the one that was
+passed.
+"""
+
 
 def api_reference(document: Schema) -> str:
     """document: as `/openapi.json` has it."""
     schemas = document["components"]["schemas"]
-    parts = ["# API reference", "", "Made by `python -m app reference` of the OpenAPI document that `/docs` shows.", ""]
-    shown: list[str] = []
+    parts = ["# API reference", "", *_lines(INTRODUCTION)]
+    shown: list[str] = ["ErrorResponse"]
     for path, operations in document["paths"].items():
         for method in METHODS:
             if method in operations:
@@ -39,6 +46,9 @@ def _operation(title: str, operation: Schema, schemas: Schema, shown: list[str])
     if "$ref" in answer:
         schema = schemas[_name(answer)]
         parts += ["The answer:", "", *_lines(schema.get("description")), *_fields(schema, schemas, shown)]
+    if stream := answers["200"].get("content", {}).get("text/event-stream", {}).get("schema"):
+        events = [_type(one, shown) for one in stream.get("oneOf", [])]
+        parts += _lines(answers["200"]["description"] + (f" Events: {', '.join(events)}." if events else ""))
     errors = {
         status: one for status, one in answers.items() if status not in ("200", "422") or "ErrorResponse" in str(one)
     }

@@ -78,8 +78,12 @@ class GenerateRequest(RequestBody):
         1.0, ge=0, le=10, description="Below 1 plainer, above 1 wilder; 0: always the likeliest."
     )
     top_k: int = Field(0, ge=0, description="Draw from the k likeliest; 0: from all.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest whose mass reaches p.")
-    min_p: float = Field(0.0, ge=0, lt=1, description="Draw from what is at least this share of the likeliest.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Draw from the fewest likeliest tokens whose probabilities reach this sum."
+    )
+    min_p: float = Field(
+        0.0, ge=0, lt=1, description="Draw from tokens at least this fraction as probable as the likeliest."
+    )
     repetition_penalty: float = Field(
         1.0, gt=0, le=10, description="Above 1: tokens of prompt and completion less likely."
     )

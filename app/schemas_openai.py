@@ -65,15 +65,21 @@ class CompletionRequest(ForeignBody):
     max_tokens: int = Field(16, ge=0, description="Most tokens of a completion; 0, with `echo`: the prompt alone.")
     min_tokens: int = Field(0, ge=0, description="`<eos>` cannot be drawn before this many.")
     temperature: float = Field(1.0, ge=0, le=10, description="0: always the likeliest.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest whose mass reaches p.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Draw from the fewest likeliest tokens whose probabilities reach this sum."
+    )
     top_k: int = Field(0, ge=-1, description="Draw from the k likeliest; 0 and -1: from all.")
-    min_p: float = Field(0.0, ge=0, lt=1, description="Draw from what is at least this share of the likeliest.")
+    min_p: float = Field(
+        0.0, ge=0, lt=1, description="Draw from tokens at least this fraction as probable as the likeliest."
+    )
     repetition_penalty: float = Field(1.0, gt=0, le=10, description="Above 1: tokens that were there less likely.")
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     logit_bias: LogitBias = Field(default_factory=dict)
     n: int = Field(1, ge=1, description="Completions of each prompt.")
-    best_of: int | None = Field(None, ge=1, description="Draw so many, return the `n` likeliest by token.")
+    best_of: int | None = Field(
+        None, ge=1, description="Draw this many, return the `n` with the highest mean log-probability per token."
+    )
     stop: Texts = Field(default_factory=list, description="The text ends before the first of these.")
     ignore_eos: bool = Field(False, description="Go on past `<eos>`, so that exactly `max_tokens` tokens come.")
     seed: Seed | None = Field(None, description="Same seed, same text.")

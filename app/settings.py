@@ -9,6 +9,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 Count = Annotated[int, Field(ge=1)]
 
 
+_INTRODUCTION = """\
+Environment variables, read once, when the server starts; a wrong value stops it with a message. For example:
+`CAROUSEL_THREADS=2 CAROUSEL_API_KEYS=secret make serve`. Made by `python -m app settings`.
+"""
+
+
 class Settings(BaseSettings):
     """Read once, when the server starts; a wrong value stops it with a message."""
 
@@ -55,7 +61,7 @@ class Settings(BaseSettings):
     @classmethod
     def table(cls) -> str:
         """Every variable with its default and meaning, as Markdown."""
-        rows = ["| variable | default | meaning |", "|---|---|---|"]
+        rows = [f"# Settings\n\n{_INTRODUCTION}", "| variable | default | meaning |", "|---|---|---|"]
         for name, field in cls.model_fields.items():
             default = "" if field.default in (None, []) else f"`{field.default}`"
             rows.append(f"| `CAROUSEL_{name.upper()}` | {default} | {field.description} |")

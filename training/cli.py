@@ -115,7 +115,7 @@ def train(
     max_minutes: Annotated[float | None, option("Fit the schedule into this much time.", "Training")] = None,
     batch_size: Annotated[int | None, option("Windows side by side.", "Training")] = None,
     bptt_length: Annotated[int | None, option("Tokens in a window, where the gradient stops.", "Training")] = None,
-    truncation: Annotated[Truncation | None, option("Where the gradient stops.", "Training")] = None,
+    truncation: Annotated[Truncation | None, option("Windows of one length, or of varying ones.", "Training")] = None,
     partition: Annotated[Partition | None, option("Carry the state on, or start windows anew.", "Training")] = None,
     reset_probability: Annotated[float | None, option("Share of windows from the zero state.", "Training")] = None,
     initialisation: Annotated[Initialisation | None, option("Of recurrent layers.", "Training")] = None,
@@ -126,8 +126,12 @@ def train(
     warmup_steps: Annotated[int | None, option("Until the learning rate is there.", "Training")] = None,
     weight_decay: Annotated[float | None, option("AdamW's on matrices; SGD's on all.", "Training")] = None,
     clip_norm: Annotated[float | None, option("Longest gradient.", "Training")] = None,
-    sampled_softmax: Annotated[int | None, option("Types in place of a large vocabulary.", "Training")] = None,
-    full_softmax_from: Annotated[float | None, option("Share of the schedule that they serve.", "Training")] = None,
+    sampled_softmax: Annotated[
+        int | None, option("Train on this many drawn types, not on the whole vocabulary; 0: on all.", "Training")
+    ] = None,
+    full_softmax_from: Annotated[
+        float | None, option("Share of the schedule after which all types count.", "Training")
+    ] = None,
     averaging: Annotated[Averaging | None, option("Of the weights; exported instead of them.", "Training")] = None,
     average_decay: Annotated[float | None, option("Of the exponential average, by step.", "Training")] = None,
     precision: Annotated[Precision | None, option("Of matrix products.", "Training")] = None,

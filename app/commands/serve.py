@@ -25,7 +25,7 @@ def serve(
     checkpoints: CheckpointsOption = None,
     model: Annotated[str | None, typer.Option(help="The default model (CAROUSEL_DEFAULT_MODEL).")] = None,
 ) -> None:
-    """Serve every checkpoint over HTTP."""
+    """Serve every checkpoint over HTTP. All other settings are environment variables: `python -m app settings`."""
     settings = make_settings(host=host, port=port, checkpoints=checkpoints, default_model=model)
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     try:

@@ -26,7 +26,7 @@ from app.schemas_openai import (
 from models.tokenizer import EOS, UNK
 
 tasks = APIRouter(route_class=TaskRoute, responses=ERRORS, tags=["openai"])
-lists = APIRouter(dependencies=[Depends(api_key_required)], tags=["openai"])
+lists = APIRouter(dependencies=[Depends(api_key_required)], responses={401: ERRORS[401]}, tags=["openai"])
 
 
 @tasks.post(
@@ -71,7 +71,7 @@ async def get_model(name: str, registry: RegistryDep) -> ModelCard:
 
 @tasks.post("/tokenize", response_model=TokenizeResponse, summary="Cut a text into tokens")
 async def post_tokenize(body: TokenizeRequest, request: Request) -> Response:
-    """Nothing is added at either end of the text, and its beginning is cut the same whatever follows a white space."""
+    """No start or end token is added. A text that was cut off at white space has the tokens of the longer one."""
     settings, served = find_service(request, body.model)
     tokenizer = served.checkpoint.tokenizer
 

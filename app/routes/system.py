@@ -1,6 +1,7 @@
 """The service about itself: health, readiness, what is served, metrics."""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -8,9 +9,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from app.dependencies import MetricsDep, RegistryDep, SettingsDep
 from app.errors import UnavailableError
 from app.registry import ServedModel, checkpoint_name
-from app.schemas import HealthResponse, InfoResponse, ModelInfo, RefusedCheckpoint
+from app.schemas import ErrorResponse, HealthResponse, InfoResponse, ModelInfo, RefusedCheckpoint
 
 router = APIRouter(tags=["system"])
+
+NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {"model": ErrorResponse, "description": "Starting up or shutting down."}
+}
 
 _LIMITS = (
     "max_body_bytes",
@@ -40,7 +45,7 @@ async def get_health() -> HealthResponse:
     return HealthResponse(status="ok")
 
 
-@router.get("/ready", summary="Has the default model answered?")
+@router.get("/ready", summary="Has the default model answered?", responses=NOT_READY)
 async def get_ready(request: Request) -> HealthResponse:
     """503 until the default model has answered a first question, and again while shutting down."""
     if not request.app.state.ready:

@@ -20,6 +20,8 @@ from app.schemas import (
     RescoreResponse,
     ScoreRequest,
     ScoreResponse,
+    StreamedText,
+    StreamEnd,
 )
 from app.settings import Settings
 
@@ -46,8 +48,18 @@ router = APIRouter(route_class=TaskRoute, responses=ERRORS, tags=["tasks"])
     summary="Continue a text",
     responses={
         200: {
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-            "description": "The completions; with `stream`, an event for each token and `data: [DONE]` at the end.",
+            "content": {
+                "text/event-stream": {
+                    "schema": {
+                        "oneOf": [
+                            {"$ref": f"#/components/schemas/{event.__name__}"}
+                            for event in (StreamedText, StreamEnd, ErrorResponse)
+                        ]
+                    }
+                }
+            },
+            "description": "The completions; with `stream`, an event for each token of each choice, then one with the "
+            "usage, then `data: [DONE]`. What fails on the way is an event before that.",
         }
     },
 )
