@@ -209,10 +209,11 @@ def generate(
     """The obvious loop: one sequence, one token at a time. Returns the completion's text and token ids."""
     inputs = prompt_inputs(tokenizer, prompt)
     completion = Completion(params, tokenizer, ends_in_space(prompt), inputs[1:], position=len(inputs))
-    state: Tensor = model.config.state_layout.zeros(1)
-    logits, state = model(torch.tensor([inputs]), state)
+    device = model.output.weight.device
+    state: Tensor = model.config.state_layout.zeros(1).to(device)
+    logits, state = model(torch.tensor([inputs], device=device), state)
     while completion.finish_reason is None:
-        token_id = int(sample(logits[:, -1], [completion.next_draw()]))
+        token_id = int(sample(logits[:, -1].cpu(), [completion.next_draw()]))
         completion.accept(token_id)
-        logits, state = model(torch.tensor([[token_id]]), state)
+        logits, state = model(torch.tensor([[token_id]], device=device), state)
     return completion.text, completion.token_ids

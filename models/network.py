@@ -64,7 +64,9 @@ class NetworkConfig:
         if self.tied and self.feature_size != self.embedding_size:
             raise ValueError(
                 f"tied: the output matrix needs {self.embedding_size} features (embedding_size) but gets "
-                f"{self.feature_size}; set projection_size to {self.embedding_size}"
+                f"{self.feature_size}; "
+                + ("make the last of output_layers " if self.output_layers else "set projection_size to ")
+                + str(self.embedding_size)
             )
 
     @property
@@ -139,8 +141,8 @@ class Noise(Protocol):
     def connections(self, x: Tensor, depth: int) -> Tensor:
         """x: (B, T, width), what layer `depth` is about to get; depth L: what the last one has given."""
 
-    def recurrent(self, from_hidden: Tensor) -> Tensor:
-        """from_hidden: (G * H, H), a layer's recurrent weights."""
+    def recurrent(self, from_hidden: Tensor, depth: int) -> Tensor:
+        """from_hidden: (G * H, H), the recurrent weights of layer `depth`."""
 
 
 _FUSED: dict[Cell, Any] = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}
@@ -209,7 +211,7 @@ class LanguageModel(nn.Module):
         ):
             if noise:
                 x = noise.connections(x, depth)
-                weights = weights._replace(from_hidden=noise.recurrent(weights.from_hidden))
+                weights = weights._replace(from_hidden=noise.recurrent(weights.from_hidden, depth))
             x, final = self._run_layer(x, weights, initial)
             finals.append(final)
         if noise:

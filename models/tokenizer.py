@@ -32,6 +32,7 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
+BYTES = 256
 UNK = "<unk>"
 EOS = "<eos>"
 
@@ -131,6 +132,11 @@ class Tokenizer:
         ]
         trainer: trainers.Trainer
         if level == "bpe":
+            if vocabulary_size is not None and vocabulary_size < BYTES + len(specials):
+                raise ValueError(
+                    f"vocabulary_size: {vocabulary_size} is less than the {BYTES} bytes and {len(specials)} symbols "
+                    "that subwords are made of"
+                )
             inner = tokenizers.Tokenizer(token_models.BPE())
             inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             inner.decoder = decoders.ByteLevel()

@@ -8,7 +8,7 @@ Reset `never`: each file is one stream from the zero state and `<eos>`, the stat
 line on its own, from `<eos>` to `<eos>`, as `POST /score` does it. Perplexity per token: exp(nats / predicted tokens),
 `<eos>` and `<unk>` included. Perplexity per word: exp(nats / (whitespace-separated words + predicted `<eos>`)). Bits
 per character: nats / (ln 2 × code points of the text), where an `<unk>` is charged as the symbol alone; open: its
-spelling too, by the checkpoint's speller. 5-gram: what counting alone reaches on the same tokens, by interpolated
+spelling too, by the checkpoint's speller. Counting: what n-grams alone reach on the same tokens, by interpolated
 modified Kneser-Ney smoothing of the training text (`train` takes 16 million tokens of it at most, `ngram` all). All in
 float32, with the weights as they are stored here."""
 
@@ -95,7 +95,7 @@ def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
         ("bits per character", ">"),
         ("open bits per character", ">"),
         ("nats per character", ">"),
-        ("5-gram perplexity per token", ">"),
+        ("counting: perplexity per token", ">"),
         ("predicted tokens", ">"),
         ("unknown", ">"),
     ]
@@ -108,13 +108,19 @@ def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
             number(row["bits_per_character"], 4),
             number(row.get("open_bits_per_character"), 4),
             number(row["nats_per_character"], 4),
-            number(row.get("ngram_perplexity"), 2),
+            _counted(row),
             f"{row['tokens']:,}",
             f"{row['oov_rate'] or 0:.2%}",
         )
         for label, row in figures.items()
     ]
     return _table(header, rows)
+
+
+def _counted(row: Mapping[str, Any]) -> str:
+    if row.get("ngram_perplexity") is None:
+        return number(None, 2)
+    return f"{number(row['ngram_perplexity'], 2)} ({row['ngram_order']}-gram)"
 
 
 def _samples(samples: list[Mapping[str, Any]]) -> str:

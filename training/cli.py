@@ -28,7 +28,7 @@ from training.display import TrainingDisplay, clock, counting, curves, sample_li
 from training.distributed import Group, join_group
 from training.documents import CorpusError, read_text, size, unwrapped, whole_file
 from training.evaluate import Reset, evaluate_texts, lines_of
-from training.export import add_figures, add_ngram, export_run, ngram_perplexities, trained_speller
+from training.export import add_figures, add_ngram, describe_speller, export_run, ngram_perplexities, trained_speller
 from training.gradient_flow import KINDS, measure_flows
 from training.initialisation import Initialisation
 from training.ngram import MAX_ORDER, KneserNey
@@ -164,9 +164,9 @@ def train(
             "description": description, "licence": licence,
         },
         "network": {
-            "cell": cell, "embedding_size": embedding_size, "hidden_sizes": _widths(hidden_sizes),
+            "cell": cell, "embedding_size": embedding_size, "hidden_sizes": _widths("--hidden-sizes", hidden_sizes),
             "projection_size": projection_size, "tied": tied, "one_hot": one_hot,
-            "output_layers": _widths(output_layers),
+            "output_layers": _widths("--output-layers", output_layers),
         },
         "training": {
             "steps": steps, "max_minutes": max_minutes, "batch_size": batch_size, "bptt_length": bptt_length,
@@ -195,7 +195,9 @@ def train(
     with _group(device) as group:
         if group.is_first:
             command = "python -m training " + shlex.join(sys.argv[1:])
-            run_ = prepare_run(directory, asked, data or Path(), command, out, force, partial(counting, console))
+            run_ = prepare_run(
+                directory, asked, data or Path(), command, out, force, device, partial(counting, console)
+            )
             print_plan(console, run_)
         group.wait()
         _train_and_export(open_run(directory), out, group, resumed=False, tensorboard=tensorboard)
@@ -207,10 +209,11 @@ def resume(
     out: Annotated[Path | None, typer.Option(help="The checkpoint to write; that of `train` unless given.")] = None,
     tensorboard: TensorBoard = False,
     threads: Threads = None,
-    device: Device = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; that of `train` unless given.")] = None,
 ) -> None:
     """Continue an interrupted run from its last save, and export it."""
     opened = open_run(run)
+    device = device or opened.config.device
     out = out or Path(opened.config.out or Path("checkpoints") / run.resolve().name)
     _use_machine(threads, device)
     check_replaceable(out)
@@ -273,6 +276,7 @@ def ngram(
     exclude: Excluded = None,
     order: Annotated[int, typer.Option(min=1, max=MAX_ORDER, help="Tokens of an n-gram.")] = MAX_ORDER,
     unwrap: Annotated[bool, typer.Option("--unwrap", help="Join wrapped lines of the held-out text.")] = False,
+    train_unwrap: Annotated[bool, typer.Option("--train-unwrap", help="Those of the text to count in.")] = False,
     as_json: Json = False,
     card: Annotated[str | None, typer.Option(help="Write the figure into the model card's row of this label.")] = None,
 ) -> None:
@@ -281,7 +285,7 @@ def ngram(
     held_out = find_files(texts)
     known = {file.resolve() for file in held_out}
     sources = [file for file in _included(train, exclude) if file.resolve() not in known]
-    documents = [whole_file(file) for file in sources]
+    documents = [unwrapped(whole_file(file)) if train_unwrap else whole_file(file) for file in sources]
     with counting(errors, "tokenizing", sum(map(size, documents))) as advance:
         counted = tokenize(documents, loaded.tokenizer, on_text=advance).ids
     with errors.status("counting"):
@@ -335,6 +339,7 @@ def speller(
     with stepping(console, "learning to spell") as on_step:
         taught = train_speller(unknown, held_out, seed, on_step)
     add_speller(checkpoint, taught)
+    describe_speller(checkpoint)
     words, characters = sum(held_out.values()), sum(count * (len(word) + 1) for word, count in held_out.items())
     logprob = sum(
         count * value for count, value in zip(held_out.values(), taught.logprobs(list(held_out)), strict=True)
@@ -347,6 +352,13 @@ def speller(
     )
     console.print("it would write:" + "".join(f" {taught.spell(0, 0, i).strip()}" for i in range(20)), highlight=False)
     console.print(f"wrote {checkpoint / SPELLER}", highlight=False, soft_wrap=True)
+    if loaded.about.get("figures"):
+        console.print(
+            f"what it reaches goes into the card by  python -m training evaluate {shlex.quote(str(checkpoint))} TEXT "
+            "--card LABEL",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -358,8 +370,9 @@ def stats(
     as_json: Json = False,
 ) -> None:
     """Tokens, types, unknown words by vocabulary size, and Zipf's law. Look here before you train."""
-    contents = [read_text(file, unwrap) for file in find_files(texts)]
-    shape = describe(contents)
+    files = find_files(texts)
+    contents = [read_text(file, unwrap) for file in files]
+    shape = describe([unwrapped(whole_file(file)) if unwrap else whole_file(file) for file in files])  # as `train` does
     level = level or ("word" if shape.spaces > 0.05 else "char")
     statistics, frequencies = measure(contents, level)
     if as_json:
@@ -384,7 +397,7 @@ def gradient_flow(
     ),
     cells: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(KINDS),
     hidden_size: Annotated[int, typer.Option(min=1, help="Units of the layer.")] = 128,
-    distance: Annotated[int, typer.Option(min=2, help="Tokens to look back.")] = 100,
+    distance: Annotated[int, typer.Option(min=3, help="Tokens to look back.")] = 100,
     steps: Annotated[
         int, typer.Option(min=0, help="Training steps of each network; 0: look at the first alone.")
     ] = 300,
@@ -427,7 +440,9 @@ def compare(
     else:
         print_comparison(console, summaries)
     if plot is not None:
-        plot_comparison({s.name: [(minutes, nats) for _, minutes, nats in s.valid] for s in summaries}, plot)
+        names = [str(run) if len({s.name for s in summaries}) < len(summaries) else run.resolve().name for run in runs]
+        curves_of = [[(minutes, nats) for _, minutes, nats in s.valid] for s in summaries]
+        plot_comparison(dict(zip(names, curves_of, strict=True)), plot)
         errors.print(f"wrote {plot}", highlight=False)
 
 
@@ -503,10 +518,6 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error), 2)
     except (TrainingError, PlotError, OSError, MemoryError) as error:
         return _fail(str(error) or type(error).__name__, 1)
-    except KeyboardInterrupt:
-        return _fail(
-            "interrupted; a run continues from its last save with  python -m training resume runs/NAME", INTERRUPTED
-        )
     return 0
 
 
@@ -592,10 +603,10 @@ def _included(paths: list[Path], exclude: list[str] | None) -> list[Path]:
     return [file for file in find_files(paths) if not any(file.match(pattern) for pattern in exclude or ())]
 
 
-def _widths(text: str | None) -> list[int] | None:
+def _widths(option_name: str, text: str | None) -> list[int] | None:
     if text is None:
         return None
     try:
         return [int(width) for width in text.split(",")]
     except ValueError:
-        raise RecipeError(f"--hidden-sizes: {text!r} is not a list of widths like 512,512") from None
+        raise RecipeError(f"{option_name}: {text!r} is not a list of widths like 512,512") from None

@@ -81,6 +81,8 @@ class TrainingConfig(Regularisation):
         for name, known in choices.items():
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(get_args(known))}")
+        if self.truncation == "variable" and self.partition == "random":
+            raise ValueError("truncation: windows of varying length need the partition sequential, not random")
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -166,7 +166,9 @@ def hold_out(
     else:
         held, rest = _cut(documents, int(total * fraction))
     if not rest or not held:
-        raise CorpusError("the text is too short to hold a validation part out of it; give more text, or --valid FILE")
+        raise CorpusError(
+            "the text is too short to hold a validation part out of it; give more text, or name a validation text"
+        )
     return rest, held
 
 

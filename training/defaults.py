@@ -27,16 +27,12 @@ from models.tokenizer import Boundary, Level
 from training.config import TrainingConfig
 from training.corpus import CorpusConfig
 from training.documents import Document, head, size
+from training.estimate import seconds_per_token
 
 SAMPLE_CHARACTERS = 2_000_000
 WORD_LEVEL_CHARACTERS = 5_000_000
-BUDGET_SECONDS = 600
+BUDGET_SECONDS, BUDGET_CORES = 600, 2
 MAX_EPOCHS = 40
-
-NATIVE_FLOPS, PLAIN_FLOPS = 5e11, 1.2e11
-"""Sustained by two cores while training, with and without native bfloat16 products."""
-SECONDS_PER_TOKEN = 1.5e-5
-"""What a token costs whatever the size of the network."""
 
 
 PUNCTUATION = tuple(".,;:!?…。，、；：！？")
@@ -152,10 +148,10 @@ def choose_network(given: Mapping[str, Any], level: Level, vocabulary_size: int,
         chosen |= {"embedding_size": 256 if large_vocabulary else 64, "hidden_sizes": (512, 512)}
     # With thousands of types the output matrix is most of the model: share it with the embedding.
     chosen["tied"] = large_vocabulary or level in ("word", "split")
-    chosen |= given
-    if chosen.get("one_hot"):
+    if given.get("one_hot"):
         chosen |= {"embedding_size": vocabulary_size, "tied": False}
-    if chosen["tied"] and chosen["hidden_sizes"][-1] != chosen["embedding_size"]:
+    chosen |= given
+    if chosen["tied"] and chosen["hidden_sizes"] and chosen["hidden_sizes"][-1] != chosen["embedding_size"]:
         chosen.setdefault("projection_size", chosen["embedding_size"])
     return NetworkConfig(**chosen)
 
@@ -167,6 +163,9 @@ def choose_training(
 
     independent_lines: the text is a shuffled list. native_bfloat16: the processor multiplies bfloat16 by itself.
     """
+    for name in ("batch_size", "bptt_length"):
+        if given.get(name, 1) < 1:
+            raise ValueError(f"{name}: {given[name]} is less than 1")
     with torch.device("meta"):
         parameters = LanguageModel(network).num_parameters()
     bptt_length = 128 if network.vocabulary_size < 2_000 and train_tokens > 500_000 else 64
@@ -174,7 +173,7 @@ def choose_training(
     # At least eight batches an epoch; a large batch uses the cores better, a small one takes more steps.
     batch_size = given.get("batch_size", max(1, min(64, train_tokens // (8 * bptt_length))))
     tokens_per_batch = batch_size * bptt_length
-    seconds = 6 * parameters / (NATIVE_FLOPS if native_bfloat16 else PLAIN_FLOPS) + SECONDS_PER_TOKEN
+    seconds = seconds_per_token(network, native_bfloat16, BUDGET_CORES)
     steps = min(BUDGET_SECONDS / seconds, MAX_EPOCHS * train_tokens) / tokens_per_batch
     steps = given.get("steps", max(50, round(steps)))
     epochs = steps * tokens_per_batch / max(1, train_tokens)

@@ -68,11 +68,14 @@ ALONE = Group()
 
 
 def join_group(device: str) -> Group:
-    """The group that `torchrun` has described in the environment; alone where it has not."""
+    """The group that `torchrun` has described in the environment; alone where it has not. Raises `ValueError`."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: {device!r} is not cpu or cuda") from None
     if size == 1:
-        return Group(device=torch.device(device))
-    place = torch.device(device)
+        return Group(device=place)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(place)

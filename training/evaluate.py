@@ -11,7 +11,7 @@ Neither depends on how files or lines are batched, beyond the rounding of float3
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any, Literal
 
@@ -119,14 +119,15 @@ def evaluate_texts(
     if reset == "line":
         lines = [line for text in texts for line in lines_of(text)]
         figures = evaluate_lines(model, tokenizer, lines, on_tokens)
-        return spelled(figures, tokenize(texts, tokenizer).unknown, speller)
+        return spelled(figures, tokenize(texts, tokenizer), speller)
     split = tokenize(texts, tokenizer)
-    return spelled(evaluate_split(model, split, tokenizer, on_tokens), split.unknown, speller)
+    return spelled(evaluate_split(model, split, tokenizer, on_tokens), split, speller)
 
 
-def spelled(figures: Figures, unknown: Mapping[str, int], speller: Speller | None) -> Figures:
-    """Figures that charge the spellings of unknown words. unknown: how often each of them stands in the text."""
-    known = figures.oov == 0 or speller is not None
+def spelled(figures: Figures, split: Split, speller: Speller | None) -> Figures:
+    """Figures that charge the spellings of unknown words."""
+    unknown = split.unknown
+    known = figures.oov == 0 or (speller is not None and not split.forgotten)
     logprobs = speller.logprobs(list(unknown)) if speller and unknown else []
     total = math.fsum(count * logprob for count, logprob in zip(unknown.values(), logprobs, strict=False))
     return replace(figures, spelling_logprob=total if known else math.nan)

@@ -29,7 +29,7 @@ from models.speller import Speller
 from training.card import render_card
 from training.evaluate import Figures, Reset, evaluate_split, ignore, spelled
 from training.ngram import MAX_ORDER, KneserNey
-from training.run import Run, RunError
+from training.run import Run, RunError, replace_file
 from training.speller import can_learn_spelling, train_speller
 from training.tokens import Split
 from training.trainer import Position, read_position
@@ -70,8 +70,8 @@ def trained_speller(run: Run, on_step: Callable[[int, int], None] | None = None)
     if not can_learn_spelling(unknown):
         return None
     speller = train_speller(unknown, run.splits["valid"].unknown, run.config.training.seed, on_step)
-    network_path.write_text(json.dumps(speller.model.config.to_json()), encoding="utf-8")
-    path.write_bytes(pack_speller(speller))
+    replace_file(network_path, json.dumps(speller.model.config.to_json()).encode())
+    replace_file(path, pack_speller(speller))
     return speller
 
 
@@ -83,7 +83,7 @@ def ngram_perplexities(run: Run) -> dict[str, float]:
         counted = KneserNey(run.splits["train"].ids[:NGRAM_TOKENS].numpy(), size, eos_id)
         held_out = {name: split for name, split in run.splits.items() if name != "train" and len(split.ids)}
         found = {name: float(np.exp(-counted.logprobs(split.ids.numpy()).mean())) for name, split in held_out.items()}
-        path.write_text(json.dumps(found), encoding="utf-8")
+        replace_file(path, json.dumps(found).encode())
     perplexities: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
     return perplexities
 
@@ -111,7 +111,7 @@ def export_run(
     splits = {name: split for name, split in run.splits.items() if name != "train" and len(split.ids)}
     figures = {
         {"valid": "validation", "test": "test"}[name]: figures_row(
-            spelled(evaluate_split(stored.model, split, tokenizer, on_tokens), split.unknown, stored.speller),
+            spelled(evaluate_split(stored.model, split, tokenizer, on_tokens), split, stored.speller),
             "never",
         )
         | {"ngram_order": MAX_ORDER, "ngram_perplexity": counting[name]}
@@ -148,13 +148,30 @@ def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:
         "boundary": stored.tokenizer.boundary,
         "vocabulary": len(stored.tokenizer),
         "parameters": stored.model.num_parameters(),
-        "speller_parameters": stored.speller.model.num_parameters() if stored.speller else None,
-        "lexicon": len(stored.speller.lexicon) if stored.speller and stored.speller.lexicon else None,
+        **_speller_facts(stored.speller),
         "network": config.network.to_json(),
         "training": asdict(config.training),
         "corpus_options": asdict(config.corpus),
         "hardware": config.hardware,
     } | _progress(position, tokens_per_step, len(run.splits["train"].ids))
+
+
+def _speller_facts(speller: Speller | None) -> dict[str, int | None]:
+    return {
+        "speller_parameters": speller.model.num_parameters() if speller else None,
+        "lexicon": len(speller.lexicon) if speller and speller.lexicon else None,
+    }
+
+
+def describe_speller(directory: Path) -> None:
+    """Tell of a new speller in a checkpoint's card, and no longer what the old one reached."""
+    checkpoint = load_checkpoint(directory)
+    if "corpus" not in checkpoint.about:
+        return
+    figures = checkpoint.about.get("figures", {})
+    figures = {label: {**row, "open_bits_per_character": None} for label, row in figures.items()}
+    about = checkpoint.about | _speller_facts(checkpoint.speller) | {"figures": figures}
+    update_about(directory, about, render_card(about))
 
 
 def _progress(position: Position, tokens_per_step: int, train_tokens: int) -> dict[str, Any]:

@@ -144,15 +144,15 @@ class WindowLoss(nn.Module):
         pieces = [inputs]
         if self._config.truncation == "randomised":
             pieces = list(torch.split(inputs, max(1, inputs.shape[1] // PIECES), dim=1))
-        features, penalties = [], []
+        features = []
+        config = self.model.config
+        noise = TrainingNoise(self._config, len(config.hidden_sizes), config.vocabulary_size)
         for number, piece in enumerate(pieces):
             if number:
                 state = _passed_at_chance(state)
-            noise = TrainingNoise(self._config, len(self.model.config.hidden_sizes))
             made, state = self.model.features(piece, state, noise)
             features.append(made)
-            penalties.append(noise.penalty * piece.shape[1] / inputs.shape[1])
-        return torch.cat(features, dim=1) if len(features) > 1 else features[0], torch.stack(penalties).sum(), state
+        return torch.cat(features, dim=1) if len(features) > 1 else features[0], noise.penalty(), state
 
 
 def _passed_at_chance(state: Tensor) -> Tensor:

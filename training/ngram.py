@@ -21,6 +21,8 @@ Ids = NDArray[np.signedinteger[Any]]
 Floats = NDArray[np.float64]
 
 MAX_ORDER = 5
+FALLBACK: Floats = np.array([0.0, 0.5, 1.0, 1.5])
+"""Discounts that KenLM takes, too, where they cannot be estimated."""
 
 
 @dataclass(frozen=True)
@@ -103,24 +105,30 @@ class KneserNey:
 
 def _discounted(keys: Ids, contexts_of: Ids, counts: Ids, contexts: int) -> _Order:
     """contexts_of: the context's number of each n-gram; contexts: how many there are."""
-    totals = np.bincount(contexts_of, weights=counts, minlength=contexts)
+    # (of an empty array, where no sentence is so long, `bincount` gives integers)
+    totals = np.bincount(contexts_of, weights=counts, minlength=contexts).astype(np.float64)
     discount = _discounts(counts)[np.minimum(counts, 3)]
-    left = np.bincount(contexts_of, weights=discount, minlength=contexts)
+    left = np.bincount(contexts_of, weights=discount, minlength=contexts).astype(np.float64)
     # A context that nothing follows (it ends the text) leaves all to the order below.
     backoff = np.divide(left, totals, out=np.ones_like(totals), where=totals > 0)
     return _Order(keys, (counts - discount) / totals[contexts_of], backoff)
 
 
 def _discounts(counts: Ids) -> Floats:
-    """What is taken from counts of 0, 1, 2, and 3 or more (Chen & Goodman 1999, equation 17)."""
+    """What is taken from counts of 0, 1, 2, and 3 or more (Chen & Goodman 1999, equation 17); `FALLBACK` where the text
+    is too little to tell, for which the equation would take nothing at all, or more than there is."""
     n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
-    if not (n1 and n2 and n3 and n4):  # too little text to tell, or an order whose counts are all large
-        return np.array([0.0, 0.5, 0.5, 0.5])
+    if not (n1 and n2 and n3):
+        return FALLBACK
     y = n1 / (n1 + 2 * n2)
-    return np.clip([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3], 0.0, [0, 1, 2, 3])
+    discounts = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
+    sensible = (discounts[1:] > 0) & (discounts[1:] < [1, 2, 3])
+    return discounts if sensible.all() else FALLBACK
 
 
 def _find(keys: Ids, wanted: Ids) -> Ids:
     """The place of each key, -1 where it is not."""
+    if not len(keys):
+        return np.full(len(wanted), -1)
     places = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
     return np.where(keys[places] == wanted, places, -1)

@@ -52,9 +52,10 @@ def _falling(share: float) -> float:
 
 
 def averaging_starts(validations: Sequence[float]) -> bool:
-    """Whether the last validation is no better than one more than `NON_MONOTONE` before it: the step is too long for
-    SGD to come closer, and the average of where it goes is better (Merity et al. 2018, algorithm 1)."""
-    return len(validations) > NON_MONOTONE and validations[-1] > min(validations[:-NON_MONOTONE])
+    """Whether the last validation is worse than the best one, the `NON_MONOTONE` right before it left out: the step is
+    too long for SGD to come closer, and the average of where it goes is better (Merity et al. 2018, algorithm 1)."""
+    *before, last = validations or [0.0]
+    return len(before) > NON_MONOTONE and last > min(before[:-NON_MONOTONE])
 
 
 class Average:

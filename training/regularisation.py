@@ -42,46 +42,66 @@ class Regularisation:
 
 
 class TrainingNoise:
-    """The noise of one step, drawn from torch's generator; a `models.network.Noise`. `penalty` is to be added to the
-    loss, in nats, once the features are made."""
+    """The noise of one window, drawn from torch's generator; a `models.network.Noise`. The window may come in pieces:
+    what is the same for all of it is drawn once."""
 
-    def __init__(self, config: Regularisation, layers: int) -> None:
+    def __init__(self, config: Regularisation, layers: int, vocabulary_size: int) -> None:
         self._config = config
+        self._vocabulary_size = vocabulary_size
         between = [config.dropout] * (layers - 1)
         first = config.dropout if config.input_dropout is None else config.input_dropout
         last = config.dropout if config.output_dropout is None else config.output_dropout
         self._shares = [first, *between, last]
-        self.penalty = torch.zeros(())
+        self._masks: dict[str, Tensor] = {}
+        self._given: list[Tensor] = []
+        self._dropped: list[Tensor] = []
 
     def embeddings(self, x: Tensor, token_ids: Tensor) -> Tensor:
         share = self._config.word_dropout
         if not share:
             return x
-        kept = torch.rand(int(token_ids.max()) + 1, device=x.device) >= share  # (V',): word types, not occurrences
-        return x * (kept[token_ids] / (1 - share)).to(x.dtype).unsqueeze(-1)
+        types = self._once("words", x.new_empty(()), share, (self._vocabulary_size, 1))  # (V, 1): not occurrences
+        return x * types[token_ids]
 
     def connections(self, x: Tensor, depth: int) -> Tensor:
         share = self._shares[depth]
-        dropped = _drop(x, share, (*x.shape[:1], 1, *x.shape[2:]) if self._config.locked else x.shape)
+        dropped = x
+        if share and self._config.locked:
+            dropped = x * self._once(f"connections {depth}", x, share, (*x.shape[:1], 1, *x.shape[2:]))
+        elif share:
+            dropped = x * _mask(x, share, x.shape)
         if depth == len(self._shares) - 1:
-            self._penalise(x, dropped)
+            self._given.append(x)
+            self._dropped.append(dropped)
         return dropped
 
-    def recurrent(self, from_hidden: Tensor) -> Tensor:
-        return _drop(from_hidden, self._config.dropconnect, from_hidden.shape)
+    def recurrent(self, from_hidden: Tensor, depth: int) -> Tensor:
+        share = self._config.dropconnect
+        if not share:
+            return from_hidden
+        return from_hidden * self._once(f"recurrent {depth}", from_hidden, share, from_hidden.shape)
 
-    def _penalise(self, given: Tensor, dropped: Tensor) -> None:
+    def penalty(self) -> Tensor:
+        """What is to be added to the loss, in nats, once all features are made."""
         config = self._config
-        self.penalty = torch.zeros((), device=given.device)
+        penalty = torch.zeros((), device=self._given[0].device)
         if config.activation_l2:
-            self.penalty = self.penalty + config.activation_l2 * dropped.float().square().mean()
-        if config.temporal_l2 and given.shape[1] > 1:
-            self.penalty = self.penalty + config.temporal_l2 * given.float().diff(dim=1).square().mean()
+            penalty = penalty + config.activation_l2 * _joined(self._dropped).float().square().mean()
+        if config.temporal_l2 and sum(piece.shape[1] for piece in self._given) > 1:
+            penalty = penalty + config.temporal_l2 * _joined(self._given).float().diff(dim=1).square().mean()
+        return penalty
+
+    def _once(self, name: str, like: Tensor, share: float, shape: tuple[int, ...]) -> Tensor:
+        """A mask that all pieces of the window share."""
+        if name not in self._masks:
+            self._masks[name] = _mask(like, share, shape)
+        return self._masks[name]
 
 
-def _drop(x: Tensor, share: float, mask_shape: tuple[int, ...]) -> Tensor:
-    """x with `share` of the mask's entries zeroed, the others scaled so that the mean stays."""
-    if not share:
-        return x
-    mask = torch.empty(mask_shape, dtype=x.dtype, device=x.device).bernoulli_(1 - share).div_(1 - share)
-    return x * mask
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+
+def _mask(like: Tensor, share: float, shape: tuple[int, ...]) -> Tensor:
+    """Zeros for `share` of the entries, for the others what keeps the mean."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(1 - share).div_(1 - share)

@@ -72,6 +72,7 @@ class RunConfig:
     storage: Storage
     hardware: str
     created: str
+    device: str = "cpu"
 
     def to_json(self) -> dict[str, Any]:
         return {"format_version": FORMAT_VERSION} | asdict(self) | {"network": self.network.to_json()}
@@ -126,19 +127,23 @@ def prepare_run(
     command: str,
     out: Path | None = None,
     force: bool = False,
+    device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Run:
     """Read the text, choose what was not given, and write a run directory that is there whole or not at all.
 
-    data: the folder that the recipe's paths start from. progress: shows what is done of a text.
-    Raises `RunError` when the directory exists and not `force`, `CorpusError` or `ValueError` on what cannot be
-    trained.
+    data: the folder that the recipe's paths start from. device: where it is trained, and `resume` goes on. progress:
+    shows what is done of a text. Raises `RunError` when the directory exists and not `force`, or is no run,
+    `CorpusError` or `ValueError` on what cannot be trained.
     """
     if directory.exists() and not force:
         raise RunError(
             f"{directory}: this run exists already. Continue it:  python -m training resume {directory}\n"
             "or start it anew with --force (the old run is deleted), or give another --run"
         )
+    is_free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+    if not is_free and not (directory / DESCRIPTION).is_file():
+        raise RunError(f"{directory}: is there and no run; --force would delete it: name another place with --run")
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         corpus, tokenizer, splits, files = read_corpus(recipe, data, temporary, progress)
@@ -159,6 +164,7 @@ def prepare_run(
             storage=recipe.export.storage,
             hardware=hardware(),
             created=datetime.now(UTC).date().isoformat(),
+            device=device,
         )
         write_config(config, temporary)
         Run(temporary, config).trainer()  # so that what cannot be trained is said before the old run is gone
@@ -232,6 +238,15 @@ def open_run(directory: Path) -> Run:
 def write_config(config: RunConfig, directory: Path) -> None:
     text = json.dumps(config.to_json(), indent=2, ensure_ascii=False) + "\n"
     (directory / DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def check_writable(directories: Sequence[Path]) -> None:

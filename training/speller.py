@@ -21,7 +21,7 @@ MOST_LISTED = 50_000
 EM_STEPS = 100
 BATCH_SIZE = 256
 LEAST_STEPS, MOST_STEPS, EPOCHS = 200, 6_000, 8
-LEARNING_RATE, DROPOUT = 4e-3, 0.0
+LEARNING_RATE = 4e-3
 LONGEST = 48
 """Bytes; longer types (rows of dashes, addresses) teach nothing of spelling."""
 FEWEST = 50

@@ -20,7 +20,7 @@ def print_plan(console: Console, run: Run) -> None:
     network, corpus, training = config.network, config.corpus, config.training
     layout = ", wrapped lines joined" if corpus.unwrap else ", lines shuffled" if corpus.shuffle_lines else ""
     epochs = training.steps * training.batch_size * training.bptt_length / len(splits["train"].ids)
-    expected = estimate(network, training, sum(len(split.ids) for split in splits.values()))
+    expected = estimate(network, training)
     lines = [
         f"text      {sizes} tokens; level {corpus.level}, boundary {corpus.boundary}{layout}",
         f"network   vocabulary {network.vocabulary_size:,}, embedding {network.embedding_size}, {network.cell} "
@@ -38,7 +38,7 @@ def print_plan(console: Console, run: Run) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    if epochs < 1 and training.max_minutes is None:
+    elif epochs < 1 and training.max_minutes is None:
         console.print(
             f"advice    the text is large, these steps read {epochs:.0%} of it; --max-minutes takes what time you give",
             highlight=False,
@@ -49,13 +49,14 @@ def print_plan(console: Console, run: Run) -> None:
 
 
 def print_figures(console: Console, rows: dict[str, dict[str, Any]]) -> None:
-    names = ("perplexity", "perplexity_per_word", "bits_per_character", "nats_per_character")
+    names = ("perplexity", "perplexity_per_word", "bits_per_character", "open_bits_per_character", "nats_per_character")
+    titles = ("perplexity/token", "perplexity/word", "bits/character", "open", "nats/character", "tokens", "unknown")
     table = Table()
     table.add_column("text")
-    for title in ("perplexity/token", "perplexity/word", "bits/character", "nats/character", "tokens", "unknown"):
+    for title in titles:
         table.add_column(title, justify="right")
     for label, row in rows.items():
-        figures = [number(row[name], 4) for name in names]
+        figures = [number(row.get(name), 4) for name in names]
         table.add_row(label, *figures, f"{row['tokens']:,}", f"{row['oov_rate'] or 0:.2%}")
     console.print(table)
 

@@ -28,6 +28,7 @@ class Split:
     ids: (N,), of the smallest integer type that holds the vocabulary. starts: where each document begins. characters,
     words: of the text, for the figures that are counted per character or per word. sentences: tokens that are `<eos>`.
     oov: tokens that are `<unk>`. unknown: what those stand for, surface forms, and how often; where tokens are words.
+    forgotten: unknown words that are not among these, which are `MOST_UNKNOWN` different ones at most.
     """
 
     ids: Tensor
@@ -37,6 +38,7 @@ class Split:
     sentences: int = 0
     oov: int = 0
     unknown: dict[str, int] = field(default_factory=dict)
+    forgotten: int = 0
 
     def documents(self) -> list[Tensor]:
         """One (n,) tensor a document."""
@@ -55,7 +57,7 @@ def tokenize(
     parts: list[np.ndarray[Any, Any]] = []
     file = path.with_suffix(SUFFIX).open("wb") if path else None
     starts, position = list[int](), 0
-    characters = words = sentences = oov = 0
+    characters = words = sentences = oov = forgotten = 0
     unknown: Counter[str] = Counter()
     try:
         for document in documents:
@@ -71,13 +73,16 @@ def tokenize(
                 words += len(text.split())
                 sentences += int((ids == tokenizer.eos_id).sum())
                 oov += int((ids == tokenizer.unk_id).sum())
-                if len(unknown) < MOST_UNKNOWN:
-                    unknown.update(left_out)
+                counted = left_out
+                if len(unknown) >= MOST_UNKNOWN:
+                    counted = [word for word in left_out if word in unknown]
+                unknown.update(counted)
+                forgotten += len(left_out) - len(counted)
                 on_text(len(text))
     finally:
         if file:
             file.close()
-    counts = (starts, characters, words, sentences, oov, dict(unknown))
+    counts = (starts, characters, words, sentences, oov, dict(unknown), forgotten)
     if path is None:
         return Split(torch.from_numpy(np.concatenate([np.zeros(0, kind), *parts])), *counts)
     text_of_counts = json.dumps(

@@ -292,7 +292,7 @@ class Trainer:
                 parameter.copy_(tensors[f"model.{name}"])
                 prefix = f"optimizer.{name}."
                 kept = {
-                    key.removeprefix(prefix): value.to(self.device if value.dim() else "cpu")
+                    key.removeprefix(prefix): value.to(self.device)
                     for key, value in tensors.items()
                     if key.startswith(prefix)
                 }

@@ -122,7 +122,7 @@ class Halves:
     def connections(self, x: torch.Tensor, depth: int) -> torch.Tensor:  # noqa: ARG002
         return x / 2
 
-    def recurrent(self, from_hidden: torch.Tensor) -> torch.Tensor:
+    def recurrent(self, from_hidden: torch.Tensor, depth: int) -> torch.Tensor:  # noqa: ARG002
         return from_hidden / 2
 
 

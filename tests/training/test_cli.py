@@ -124,7 +124,19 @@ def test_existing_run_is_never_overwritten_unasked(folder: Path, capsys: pytest.
         (["train", "pets.txt", "--out", "c/x", "--hidden-sizes", "big"], "--hidden-sizes: 'big' is not a list"),
         (["train", "pets.txt", "--out", "c/x", "--dropout", "2"], "dropout: 2.0 is not a probability"),
         (["train", "pets.txt", "--out", "c/x", "--batch-size", "9999"], "make batch_size or bptt_length smaller"),
+        (["train", "pets.txt", "--out", "c/x", "--batch-size", "0"], "batch_size: 0 is less than 1"),
+        (["train", "pets.txt", "--out", "c/x", "--bptt-length", "0"], "bptt_length: 0 is less than 1"),
+        (["train", "pets.txt", "--out", "c/x", "--device", "gpu"], "device: 'gpu' is not cpu or cuda"),
+        (["train", "pets.txt", "--out", "c/x", "--output-layers", "big"], "--output-layers: 'big' is not a list"),
+        (["train", "pets.txt", "--out", "c/x", "--one-hot", "--tied"], "one_hot: there is no embedding matrix"),
+        (["train", "pets.txt", "--out", "c/x", "--one-hot", "--embedding-size", "8"], "one_hot: embedding_size"),
+        (["train", "pets.txt", "--out", "c/x", "--level", "bpe", "--vocabulary-size", "99"], "less than the 256 bytes"),
+        (
+            ["train", "pets.txt", "--out", "c/x", "--shuffle-lines", "--truncation", "variable"],
+            "need the partition sequential",
+        ),
         (["train", "pets.txt", "--out", "c/x", "--recipe", "bad.toml"], "step: unknown key"),
+        (["train", "pets.txt", "--out", "c/x", "--recipe", "narrow.toml"], "hidden_sizes"),
         (["train", "binary.txt", "--out", "c/x"], "binary.txt: looks like a binary file"),
         (["train", "short.txt", "--out", "c/x"], "too short"),
         (["evaluate", "c/none", "pets.txt"], "config.json: is missing"),
@@ -138,6 +150,7 @@ def test_user_errors_say_what_is_wrong(
     folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "bad.toml").write_text("[training]\nstep = 3\n")
+    (folder / "narrow.toml").write_text("[network]\nhidden_sizes = []\ntied = true\n")
     (folder / "binary.txt").write_bytes(b"\0\1\2")
     (folder / "short.txt").write_text("hi\n")
     assert main(arguments) == 2
@@ -259,6 +272,41 @@ def test_other_checkpoints_are_not_replaced_by_a_new_one(folder: Path, capsys: p
     assert "name another place" in capsys.readouterr().err
     assert not (folder / "runs/checkpoints").exists()
     assert load_checkpoint(folder / "checkpoints/pets")
+
+
+def test_force_deletes_runs_and_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "precious").mkdir()
+    (folder / "precious/letter.txt").write_text("Dear")
+    options = ["train", "pets.txt", "--out", "checkpoints/x", "--steps", "4", "--force", *TINY]
+    assert main([*options, "--run-dir", "precious"]) == 2
+    assert "is there and no run" in capsys.readouterr().err
+    assert (folder / "precious/letter.txt").read_text() == "Dear"
+    for _ in range(2):
+        assert main([*options, "--run-dir", "runs/again"]) == 0
+
+
+def test_lines_of_two_words_are_trained_on(folder: Path) -> None:
+    """No sentence is as long as the n-grams that are counted beside the network."""
+    (folder / "names.txt").write_text("Ann Lee\nBo Lee\nAnn Ray\n" * 150)
+    options = ["--level", "split", "--boundary", "line", "--steps", "20"]
+    assert main(["train", "names.txt", "--out", "checkpoints/names", *options, *TINY]) == 0
+    assert load_checkpoint(folder / "checkpoints/names").about["figures"]["test"]["ngram_perplexity"] > 1
+
+
+def test_a_new_speller_is_told_of_in_the_card(folder: Path) -> None:
+    words = [f"{a}{b}{c}" for a in "bdfg" for b in "aeio" for c in ("lm", "rn", "st", "nk")]
+    (folder / "pets.txt").write_text("".join(f"the {word} sees the cat.\n" for word in words) * 4)
+    options = ["--level", "word", "--vocabulary-size", "10", "--steps", "20", "--test-fraction", "0.2"]
+    assert main(["train", "pets.txt", "--out", "checkpoints/rare", *options, *TINY]) == 0
+    (folder / "more.txt").write_text("the zebra sees the gnu.\n" + "".join(f"the {word} sees.\n" for word in words))
+    assert main(["speller", "checkpoints/rare", "more.txt", "--valid", "pets.txt", "--threads", "1"]) == 0
+    taught = load_checkpoint(folder / "checkpoints/rare")
+    assert taught.speller is not None
+    assert taught.speller.lexicon is not None
+    assert f"{len(taught.speller.lexicon):,} words in its lexicon" in taught.card
+    assert taught.about["figures"]["test"]["open_bits_per_character"] is None
+    assert main(["evaluate", "checkpoints/rare", "pets.txt", "--card", "test"]) == 0
+    assert load_checkpoint(folder / "checkpoints/rare").about["figures"]["test"]["open_bits_per_character"] > 0
 
 
 def test_gradient_flow_writes_figures_and_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from models.network import LanguageModel
 from models.scoring import score_sequences
+from models.speller import VOCABULARY_SIZE, Speller
 from models.tokenizer import Boundary, Level, Tokenizer
 from tests.tiny import tiny_model
 from training import evaluate
@@ -98,3 +99,15 @@ def test_unknown_words_are_counted_and_left_out() -> None:
 
 def test_nothing_gives_null_not_nan() -> None:
     assert {Figures().to_json()[name] for name in ("perplexity", "bits_per_character", "oov_rate")} == {None}
+
+
+def test_unknown_words_beyond_those_remembered_leave_the_open_figure_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = build("word", "line")
+    speller = Speller(tiny_model(VOCABULARY_SIZE, hidden_sizes=(8,)))
+    text = "gnu yak emu gnu yak"
+    whole = evaluate_texts(model, tokenizer, [text], "never", speller=speller)
+    assert whole.open_bits_per_character is not None
+    monkeypatch.setattr("training.tokens.MOST_UNKNOWN", 0)
+    cut = evaluate_texts(model, tokenizer, [text], "never", speller=speller)
+    assert cut.open_bits_per_character is None
+    assert cut.oov == whole.oov > 0

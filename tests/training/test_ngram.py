@@ -24,7 +24,7 @@ def text(seed: int, length: int = 400) -> np.ndarray:
 
 
 def by_hand(train: list[int], history: tuple[int, ...], token: int, order: int) -> float:
-    """Chen & Goodman's equation 26, word for word, on dictionaries, with every discount 1/2."""
+    """Chen & Goodman's equation 26, word for word, on dictionaries, with the discounts of too little text."""
     grams: dict[int, Counter[tuple[int, ...]]] = {n: Counter() for n in range(1, order + 1)}
     sentence = [EOS]
     for following in train:
@@ -46,7 +46,9 @@ def by_hand(train: list[int], history: tuple[int, ...], token: int, order: int) 
         total = sum(following.values())
         if not total:
             return lower
-        return max(following.get(token, 0) - 0.5, 0) / total + 0.5 * len(following) / total * lower
+        discounts = {following_one: 0.5 * min(count, 3) for following_one, count in following.items()}
+        left = sum(discounts.values()) / total
+        return (following.get(token, 0) - discounts.get(token, 0)) / total + left * lower
 
     return probability(history[max(0, len(history) - order + 1) :])
 
@@ -82,3 +84,18 @@ def test_nothing_is_known_of_the_sentence_before() -> None:
 def test_no_text_is_refused() -> None:
     with pytest.raises(ValueError, match="no tokens"):
         KneserNey(np.array([], dtype=np.int64), SIZE, EOS)
+
+
+def test_sentences_shorter_than_the_order_are_counted() -> None:
+    train = np.array([2, 3, EOS, 4, 5, EOS, 2, 5, EOS] * 40)
+    logprobs = KneserNey(train, SIZE, EOS).logprobs(np.array([2, 3, EOS, 5, 4, 3, 2, 5, 4, EOS]))
+    assert np.isfinite(logprobs).all()
+    assert logprobs[0] > logprobs[3]
+
+
+def test_nothing_is_impossible_after_discounts_that_the_estimate_would_make_nothing() -> None:
+    """As many bigrams seen four times as three times: equation 17 would take nothing from large counts."""
+    rows = [[a, b] for k, a in enumerate(range(2, 30)) for b in range(2, 30) for _ in range(1 + (a + b + k) % 4)]
+    train = np.array([token for row in rows for token in [*row, EOS]])
+    held = np.array([token for a in range(2, 32) for token in (a, 31, EOS)])
+    assert np.isfinite(KneserNey(train, 32, EOS).logprobs(held)).all()

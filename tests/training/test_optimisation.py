@@ -54,5 +54,6 @@ def test_average_stands_in_only_meanwhile() -> None:
 def test_averaging_waits_until_validation_is_no_better_than_long_before() -> None:
     falling = [5.0, 4.0, 3.0, 2.5, 2.2, 2.0, 1.9]
     assert not any(averaging_starts(falling[:n]) for n in range(len(falling) + 1))
-    assert not averaging_starts([2.0, 2.1, 2.2, 2.3, 2.4])  # too few to tell
-    assert averaging_starts([2.0, 2.1, 2.2, 2.3, 2.4, 2.5])
+    assert not averaging_starts([2.0, 2.1, 2.2, 2.3, 2.4, 2.5])  # too few to tell
+    assert averaging_starts([2.0, 2.1, 2.2, 2.3, 2.4, 2.5, 2.6])
+    assert not averaging_starts([2.6, 2.1, 2.2, 2.3, 2.4, 2.5, 2.55])  # better than all but those five

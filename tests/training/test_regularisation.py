@@ -10,7 +10,7 @@ B, T, E = 3, 5, 400
 
 
 def noise(layers: int = 2, **values: float | bool) -> TrainingNoise:
-    return TrainingNoise(Regularisation(**values), layers)  # type: ignore[arg-type]  # values of several types
+    return TrainingNoise(Regularisation(**values), layers, 20)  # type: ignore[arg-type]  # values of several types
 
 
 def ones() -> torch.Tensor:
@@ -22,8 +22,8 @@ def test_nothing_is_changed_when_all_is_off() -> None:
     x, ids = ones(), torch.zeros(B, T, dtype=torch.int64)
     assert made.embeddings(x, ids) is x
     assert all(made.connections(x, depth) is x for depth in range(3))
-    assert made.recurrent(x) is x
-    assert made.penalty == 0
+    assert made.recurrent(x, 0) is x
+    assert made.penalty() == 0
 
 
 def test_locked_mask_is_one_for_all_tokens_of_a_row_and_another_for_each_row() -> None:
@@ -44,7 +44,7 @@ def test_mean_stays(share: float) -> None:
     torch.manual_seed(0)
     made = noise(dropout=share, dropconnect=share)
     assert made.connections(torch.ones(50, 20, 50), 0).mean().item() == pytest.approx(1, abs=0.02)
-    assert made.recurrent(torch.ones(300, 300)).mean().item() == pytest.approx(1, abs=0.02)
+    assert made.recurrent(torch.ones(300, 300), 0).mean().item() == pytest.approx(1, abs=0.02)
 
 
 def test_each_place_has_its_own_share() -> None:
@@ -68,7 +68,23 @@ def test_penalties_by_hand() -> None:
     made.connections(x, 2)
     mean_square = (1 + 4 + 9 + 4 + 9 + 0) / 6
     mean_change = (4 + 0 + 0 + 4) / 4
-    assert made.penalty.item() == pytest.approx(2 * mean_square + 3 * mean_change)
+    assert made.penalty().item() == pytest.approx(2 * mean_square + 3 * mean_change)
+
+
+def test_pieces_of_a_window_get_the_noise_of_the_window() -> None:
+    """Randomised truncation runs a window in pieces; masks and penalties are of the whole."""
+    ids, x = torch.arange(20).expand(B, 20), torch.randn(B, 20, E)
+    results = []
+    for pieces in (1, 4):
+        torch.manual_seed(0)
+        made = noise(locked=True, dropout=0.5, word_dropout=0.5, dropconnect=0.5, temporal_l2=1.0)
+        parts = zip(x.chunk(pieces, 1), ids.chunk(pieces, 1), strict=True)
+        out = [made.connections(made.connections(made.embeddings(*part), 0), 2) for part in parts]
+        results.append((torch.cat(out, 1), made.recurrent(torch.ones(8, 4), 0), made.penalty()))
+        assert torch.equal(made.recurrent(torch.ones(8, 4), 0), results[-1][1])
+        assert not torch.equal(made.recurrent(torch.ones(8, 4), 1), results[-1][1])
+    for whole, cut in zip(*results, strict=True):
+        torch.testing.assert_close(whole, cut)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
@@ -79,8 +95,8 @@ def test_dropped_recurrent_weights_get_no_gradient(cell: str) -> None:
     masks = []
     recurrent = made.recurrent
 
-    def noted(from_hidden: torch.Tensor) -> torch.Tensor:
-        masks.append(recurrent(torch.ones_like(from_hidden)))
+    def noted(from_hidden: torch.Tensor, depth: int) -> torch.Tensor:
+        masks.append(recurrent(torch.ones_like(from_hidden), depth))
         return from_hidden * masks[-1]
 
     made.recurrent = noted  # type: ignore[method-assign]
