@@ -12,7 +12,15 @@ from rich.table import Table
 
 from app.answers.rescore import hypothesis_logprobs, reordered
 from app.bulk import InputError, NBestList, count_lines, in_order, read_nbest, to_json
-from app.commands.shared import CheckpointsOption, ModelOption, check_paths, fail, progress_bar, run_with_model, writing
+from app.commands.shared import (
+    CheckpointsOption,
+    ModelOption,
+    check_paths,
+    fail,
+    progress_bar,
+    run_with_models,
+    writing,
+)
 from app.limits import at_most
 from app.registry import ServedModel
 from app.rescoring import NBest, cross_validate, nbest_lists, tune, word_errors
@@ -40,6 +48,9 @@ def rescore(
     bos: Annotated[bool, typer.Option(help="A hypothesis starts a sentence.")] = True,
     eos: Annotated[bool, typer.Option(help="Its end is predicted, and counts.")] = True,
     model: ModelOption = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="Another checkpoint: the models' mean log-probability counts. Repeatable.")
+    ] = None,
     checkpoints: CheckpointsOption = None,
 ) -> None:
     """Reorder n-best lists by score + weight * logprob + length-weight * words.
@@ -51,12 +62,13 @@ def rescore(
     if tune_on is not None and folds is not None:
         fail("--tune and --folds both choose the weights: give one of them", code=2)
 
-    async def work(served: ServedModel, settings: Settings) -> None:
+    async def work(models: list[ServedModel], settings: Settings) -> None:
         async def logprobs_of(lists: list[NBestList]) -> list[list[float]]:
             for one in lists:
                 at_most("hypotheses", len(one.texts), settings.max_texts, " hypotheses of one utterance")
             texts = [text for one in lists for text in one.texts]
-            found = iter(await hypothesis_logprobs(texts, bos, eos, lowercase, served, settings))
+            by_model = [await hypothesis_logprobs(texts, bos, eos, lowercase, served, settings) for served in models]
+            found = (sum(logprobs) / len(models) for logprobs in zip(*by_model, strict=True))
             return [[next(found) for _ in one.texts] for one in lists]
 
         async def read(path: Path | None, task_name: str) -> AsyncGenerator[tuple[NBestList, list[float]]]:
@@ -104,7 +116,7 @@ def rescore(
             nbest = figures.nbest("")
             _report(nbest, nbest.errors_at(*weights[0]) if errors is None else errors, weights, "word error rate")
 
-    run_with_model(work, model, checkpoints)
+    run_with_models(work, [model, *(also or [])], checkpoints)
 
 
 class Figures:

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -46,6 +46,15 @@ def run_with_model(
     work: Callable[[ServedModel, Settings], Coroutine[Any, Any, None]], model: str | None, checkpoints: Path | None
 ) -> None:
     """Load one model, run a coroutine with it, and turn what goes wrong into a message."""
+    run_with_models(lambda served, settings: work(served[0], settings), [model], checkpoints)
+
+
+def run_with_models(
+    work: Callable[[list[ServedModel], Settings], Coroutine[Any, Any, None]],
+    models: Sequence[str | None],
+    checkpoints: Path | None,
+) -> None:
+    """The same with several."""
     # The limits protect a server from its clients; here is only one.
     settings = make_settings(checkpoints=checkpoints).model_copy(
         update={"timeout_seconds": 1e9, "max_reported": 10**12}
@@ -53,12 +62,13 @@ def run_with_model(
 
     async def main() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's own waits for a read to return
-        served = load_model(settings, model, Metrics())
-        served.engine.start()
-        try:
+        metrics = Metrics()
+        served = [load_model(settings, model, metrics) for model in models]
+        with ExitStack() as stack:
+            for one in served:
+                one.engine.start()
+                stack.callback(one.engine.stop)
             await work(served, settings)
-        finally:
-            served.engine.stop()
 
     try:
         asyncio.run(main())

@@ -105,6 +105,18 @@ def test_command_reorders_tunes_and_reports(client: httpx.Client, checkpoints_di
     assert folded.returncode == 0, folded.stderr
 
 
+def test_two_models_count_by_the_mean_of_their_logprobs(client: httpx.Client, checkpoints_dir: Path) -> None:
+    done = run(checkpoints_dir, "--model", "word", "--also", "char", text=json.dumps(LISTS[0]) + "\n")
+    assert done.returncode == 0, done.stderr
+    texts = [one["text"] for one in LISTS[0]["hyps"]]  # type: ignore[index]
+    scores = [
+        client.post("/score", json={"text": texts, "model": model}).json()["scores"] for model in ("word", "char")
+    ]
+    means = {text: (a["logprob"] + b["logprob"]) / 2 for text, a, b in zip(texts, *scores, strict=True)}
+    assert {one["text"]: one["logprob"] for one in json.loads(done.stdout)["hyps"]} == pytest.approx(means)
+    assert run(checkpoints_dir, "--also", "nothing", text="").returncode != 0
+
+
 def test_hypotheses_keep_their_other_fields(checkpoints_dir: Path) -> None:
     record = {"hyps": [{"text": "The cat", "score": -3, "confidence": 0.5}, {"text": "The pear", "score": -1, "id": 7}]}
     done = run(checkpoints_dir, "--weight", "0", text=json.dumps(record) + "\n")
