@@ -79,6 +79,7 @@ def _model_rows(about: Mapping[str, Any]) -> list[tuple[str, ...]]:
         *([("speller", _speller_line(about))] if about.get("speller_parameters") else []),
         ("stored as", f"{about['storage']}, {about['weights_bytes'] / 1e6:.2f} MB"),
         ("training", f"{about['steps']:,} steps, {about['tokens_seen']:,} tokens ({about['epochs']:.1f} epochs)"),
+        *([("began with", f"the weights of {about['start']}")] if about.get("start") else []),
         ("best at", f"step {about['best_step']:,}, by validation"),
         ("time", f"{about['minutes']:.1f} minutes"),
         ("hardware", about["hardware"]),

@@ -85,6 +85,10 @@ def train(
         Path | None, typer.Option("--run", "--run-dir", help="The run directory; runs/NAME unless given.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Delete a run of the same name and start anew.")] = False,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="Begin with this checkpoint's weights and go on with other text (fine-tuning)."),
+    ] = None,
     tensorboard: TensorBoard = False,
     threads: Threads = None,
     device: Device = "cpu",
@@ -195,9 +199,9 @@ def train(
     with _group(device) as group:
         if group.is_first:
             command = "python -m training " + shlex.join(sys.argv[1:])
-            run_ = prepare_run(
-                directory, asked, data or Path(), command, out, force, device, partial(counting, console)
-            )
+            start = load_checkpoint(start_from) if start_from else None
+            progress = partial(counting, console)
+            run_ = prepare_run(directory, asked, data or Path(), command, out, force, device, start, progress)
             print_plan(console, run_)
         group.wait()
         _train_and_export(open_run(directory), out, group, resumed=False, tensorboard=tensorboard)

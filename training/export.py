@@ -153,6 +153,7 @@ def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:
         "training": asdict(config.training),
         "corpus_options": asdict(config.corpus),
         "hardware": config.hardware,
+        "start": config.start,
     } | _progress(position, tokens_per_step, len(run.splits["train"].ids))
 
 

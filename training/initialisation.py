@@ -1,11 +1,14 @@
-"""How the weights of recurrent layers begin."""
+"""How the weights of a network begin."""
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from models.checkpoint import Checkpoint
 from models.network import LanguageModel, LayerWeights
+from models.tokenizer import Tokenizer
 
 Initialisation = Literal["uniform", "xavier", "he", "orthogonal"]
 
@@ -29,6 +32,26 @@ def set_unigram_bias(model: LanguageModel, ids: Tensor) -> None:
     for part in torch.split(ids, COUNTED_TOGETHER):
         counts += torch.bincount(part, minlength=size)
     model.output.bias.copy_(((counts + 1).double() / (len(ids) + size)).log())
+
+
+@torch.no_grad()
+def carry_over(model: LanguageModel, tokenizer: Tokenizer, start: Checkpoint) -> int:
+    """Set the weights to those of a checkpoint of the same network; where the vocabularies differ, the rows of tokens
+    that both have. Returns how many these are. Raises `ValueError` when the networks differ in more.
+    """
+    mine, theirs = model.config, start.model.config
+    if theirs != replace(mine, vocabulary_size=theirs.vocabulary_size):
+        raise ValueError(f"{start.name} is of another network: leave the options of the network to it")
+    places = {token: place for place, token in enumerate(start.tokenizer.tokens)}
+    both = [(place, places[token]) for place, token in enumerate(tokenizer.tokens) if token in places]
+    here, there = torch.tensor(both).T
+    source = dict(start.model.named_parameters())
+    for name, parameter in model.named_parameters():
+        if name in ("embedding.weight", "output.weight", "output.bias"):
+            parameter[here] = source[name][there]
+        else:
+            parameter.copy_(source[name])
+    return len(both)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ runs/NAME/
                         the tokenized splits (training/tokens.py): resuming does not need the text files
   speller.safetensors   of the words that the vocabulary left out, trained at the end; speller.json: its network
   trainer.safetensors   weights, optimizer, state and position, to resume from (training/trainer.py)
+  start.safetensors     the weights to begin with, of a run that begins with those of a checkpoint
   best.safetensors      the weights with the best validation, to export
   log.jsonl, curve.png
 """
@@ -18,15 +19,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
-from models.checkpoint import Storage
+from models.checkpoint import Checkpoint, Storage
 from models.network import NetworkConfig
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig, resolve_precision
@@ -34,9 +36,10 @@ from training.corpus import CorpusConfig, make_splits, read_files
 from training.defaults import choose_corpus, choose_network, choose_training, describe
 from training.distributed import ALONE, Group
 from training.documents import CorpusError, Document, pieces, size
+from training.initialisation import carry_over
 from training.recipe import Recipe
 from training.tokens import COUNTS, SUFFIX, Split, load_split, tokenize
-from training.trainer import Trainer
+from training.trainer import START, Trainer
 
 FORMAT_VERSION = 2
 
@@ -73,6 +76,7 @@ class RunConfig:
     hardware: str
     created: str
     device: str = "cpu"
+    start: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {"format_version": FORMAT_VERSION} | asdict(self) | {"network": self.network.to_json()}
@@ -128,12 +132,14 @@ def prepare_run(
     out: Path | None = None,
     force: bool = False,
     device: str = "cpu",
+    start: Checkpoint | None = None,
     progress: Progress = no_progress,
 ) -> Run:
     """Read the text, choose what was not given, and write a run directory that is there whole or not at all.
 
-    data: the folder that the recipe's paths start from. device: where it is trained, and `resume` goes on. progress:
-    shows what is done of a text. Raises `RunError` when the directory exists and not `force`, or is no run,
+    data: the folder that the recipe's paths start from. device: where it is trained, and `resume` goes on. start:
+    whose weights it begins with; network, level and boundary are its, and the vocabulary, unless a size is asked for.
+    progress: shows what is done of a text. Raises `RunError` when the directory exists and not `force`, or is no run,
     `CorpusError` or `ValueError` on what cannot be trained.
     """
     if directory.exists() and not force:
@@ -146,7 +152,9 @@ def prepare_run(
         raise RunError(f"{directory}: is there and no run; --force would delete it: name another place with --run")
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        corpus, tokenizer, splits, files = read_corpus(recipe, data, temporary, progress)
+        if start:
+            recipe = _continued(recipe, start)
+        corpus, tokenizer, splits, files = read_corpus(recipe, data, temporary, start, progress)
         assert corpus.level is not None
         train_tokens = len(splits["train"].ids)
         network = choose_network(recipe.network, corpus.level, len(tokenizer), train_tokens)
@@ -165,9 +173,13 @@ def prepare_run(
             hardware=hardware(),
             created=datetime.now(UTC).date().isoformat(),
             device=device,
+            start=start.name if start else None,
         )
         write_config(config, temporary)
-        Run(temporary, config).trainer()  # so that what cannot be trained is said before the old run is gone
+        trainer = Run(temporary, config).trainer()  # what cannot be trained is said before the old run is gone
+        if start:
+            carry_over(trainer.model, tokenizer, start)
+            save_file({name: weight.detach() for name, weight in trainer.model.named_parameters()}, temporary / START)
         if directory.exists():
             shutil.rmtree(directory)
         temporary.chmod(0o755)
@@ -177,8 +189,27 @@ def prepare_run(
     return Run(directory, config)
 
 
+def _continued(recipe: Recipe, start: Checkpoint) -> Recipe:
+    """What was not asked for is as it is in a checkpoint. Raises `ValueError` where what was cannot be."""
+    tokenizer, asked = start.tokenizer, recipe.corpus
+    for name, value, has in (
+        ("level", asked.level, tokenizer.level),
+        ("boundary", asked.boundary, tokenizer.boundary),
+        ("normalization", None if asked.normalization == "none" else asked.normalization, tokenizer.normalization),
+    ):
+        if value not in (None, has):
+            raise ValueError(f"{name}: {value} cannot be: {start.name}, whose weights are taken, has {has}")
+    corpus = replace(asked, level=tokenizer.level, boundary=tokenizer.boundary, normalization=tokenizer.normalization)
+    network = {name: value for name, value in asdict(start.model.config).items() if name != "vocabulary_size"}
+    return replace(recipe, corpus=corpus, network=network | dict(recipe.network))
+
+
 def read_corpus(
-    recipe: Recipe, data: Path, directory: Path, progress: Progress = no_progress
+    recipe: Recipe,
+    data: Path,
+    directory: Path,
+    start: Checkpoint | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[CorpusConfig, Tokenizer, dict[str, Split], dict[str, list[Path]]]:
     """The text of a recipe, tokenized into `directory`, the tokenizer beside it: the configuration in full, the
     tokenizer, the splits, the files of each."""
@@ -192,15 +223,18 @@ def read_corpus(
     assert corpus.boundary is not None
     texts = make_splits(texts, corpus)
     total = sum(map(size, texts.train))
-    with progress("building the vocabulary", total) as advance:
-        tokenizer = Tokenizer.train(
-            _told(texts.train, advance),
-            corpus.level,
-            corpus.boundary,
-            corpus.vocabulary_size,
-            corpus.min_count or 1,
-            corpus.normalization,
-        )
+    if start and recipe.corpus.vocabulary_size is None:
+        tokenizer = start.tokenizer
+    else:
+        with progress("building the vocabulary", total) as advance:
+            tokenizer = Tokenizer.train(
+                _told(texts.train, advance),
+                corpus.level,
+                corpus.boundary,
+                corpus.vocabulary_size,
+                corpus.min_count or 1,
+                corpus.normalization,
+            )
     tokenizer.save(directory / TOKENIZER)
     with progress("tokenizing", total) as advance:
         splits = {name: tokenize(getattr(texts, name), tokenizer, directory / name, advance) for name in SPLITS}

@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.network import LanguageModel, NetworkConfig
@@ -29,6 +29,8 @@ from training.initialisation import initialise, set_unigram_bias
 from training.loss import WindowLoss
 from training.optimisation import Average, averaging_starts, make_optimizer, rate_factor
 
+START = "start.safetensors"
+"""Weights that a run begins with, where it does not begin anew."""
 VALIDATION_TOKENS = 1 << 17
 """A validation during training looks at this many tokens at most; `evaluate` looks at all."""
 
@@ -94,6 +96,8 @@ class Trainer:
         self.model = LanguageModel(network)
         initialise(self.model, config.initialisation, config.forget_bias)
         set_unigram_bias(self.model, train_ids)
+        if (directory / START).is_file():
+            self._set_weights(load_file(directory / START))
         self.model.to(self.device)
         self.dtype = resolve_precision(config.precision, self.device)
         self._loss = group.wrapped(WindowLoss(self.model, config, self.dtype))
@@ -113,6 +117,11 @@ class Trainer:
         self._state = network.state_layout.zeros(config.batch_size // group.size, self.device)
         self.position = Position()
         self._stop_requested = False
+
+    def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(weights[name])
 
     # -- the loop --------------------------------------------------------------------------------------------------
 

@@ -309,6 +309,32 @@ def test_a_new_speller_is_told_of_in_the_card(folder: Path) -> None:
     assert load_checkpoint(folder / "checkpoints/rare").about["figures"]["test"]["open_bits_per_character"] > 0
 
 
+def test_training_goes_on_from_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pets = (folder / "pets.txt").read_text()
+    (folder / "more.txt").write_text(pets.replace("fish", "mice"))
+    tiny = ["--batch-size", "4", "--bptt-length", "16", "--threads", "1", "--validate-every", "10", "--dropout", "0"]
+    assert main(["train", "pets.txt", "--out", "checkpoints/pets", "--steps", "150", *TINY]) == 0
+    assert main(["train", "more.txt", "--out", "checkpoints/new", "--steps", "10", *tiny, "--level", "char"]) == 0
+    fine = ["train", "more.txt", "--start-from", "checkpoints/pets", "--steps", "10", "--learning-rate", "1e-3"]
+    assert main([*fine, "--out", "checkpoints/fine", *tiny]) == 0
+    made = {name: load_checkpoint(folder / "checkpoints" / name) for name in ("pets", "new", "fine")}
+    assert made["fine"].tokenizer.tokens == made["pets"].tokenizer.tokens
+    assert made["fine"].model.config == made["pets"].model.config
+    perplexity = {name: one.about["figures"]["test"]["perplexity"] for name, one in made.items()}
+    assert perplexity["fine"] < 0.7 * perplexity["new"]
+    assert "the weights of pets" in made["fine"].card
+
+    smaller = [*fine, "--vocabulary-size", "20", "--out", "checkpoints/small", *tiny]
+    assert main(smaller) == 0
+    assert len(load_checkpoint(folder / "checkpoints/small").tokenizer) == 20
+    capsys.readouterr()
+    for option in (["--level", "word"], ["--hidden-sizes", "8"]):
+        assert main([*fine, *option, "--out", "checkpoints/x", *tiny]) == 2
+    printed = capsys.readouterr().err
+    assert "level: word cannot be" in printed
+    assert "pets is of another network" in printed
+
+
 def test_gradient_flow_writes_figures_and_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--hidden-size", "16", "--distance", "20", "--steps", "4", "--cells", "lstm,rnn-tanh", "--threads", "1"]
     assert main(["gradient-flow", "pets.txt", "--out", "flow.json", *options]) == 0
