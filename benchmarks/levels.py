@@ -7,6 +7,7 @@ that is told nothing of an unknown word's letters would win by leaving them out:
 """
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 
 LEVELS = ("char", "bpe", "word")
+CODE_POINTS = 0x110000
+"""Of Unicode: an unknown character is charged as one of them."""
 
 
 def main(
@@ -45,11 +48,12 @@ def main(
             about = load_checkpoint(out).about
         test = about["figures"]["test"]
         closed = test["bits_per_character"]
+        spelled = closed + test["oov"] / test["characters"] * math.log2(CODE_POINTS)
         row = {
             "level": level,
             "parameters": about["parameters"],
             "epochs": about["epochs"],
-            "open": test.get("open_bits_per_character", closed),
+            "open": spelled if level == "char" else test["open_bits_per_character"],
             "closed": closed,
         }
         rows.append(row)
