@@ -36,7 +36,7 @@ def main(
     """Train one model a level and evaluate all on one book."""
     console = Console()
     header = describe_host() | {"minutes": minutes}
-    table = Table("level", "parameters", "characters read", "bits a character", "closed", title="The Time Machine")
+    table = Table("level", "parameters", "text read", "bits a character, open", "closed", title="The Time Machine")
     rows = []
     for level in LEVELS:
         with tempfile.TemporaryDirectory() as folder:
