@@ -33,6 +33,11 @@ class Lexicon:
     def __len__(self) -> int:
         return len(self._words)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each word was seen."""
+        return {word.decode(): count for word, count in zip(self._words, self._counts.tolist(), strict=True)}
+
     def probability(self, word: str) -> float:
         """0 where the word is not in it."""
         encoded = word.encode()

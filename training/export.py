@@ -17,25 +17,22 @@ from models.checkpoint import (
     Checkpoint,
     Storage,
     load_checkpoint,
-    pack_speller,
-    read_speller,
     save_checkpoint,
     update_about,
 )
 from models.generation import GenerationParams, generate
-from models.network import LanguageModel, NetworkConfig
+from models.network import LanguageModel
 from models.sampling import SamplingParams
 from models.speller import Speller
 from training.card import render_card
 from training.evaluate import Figures, Reset, evaluate_split, ignore, spelled
 from training.ngram import MAX_ORDER, KneserNey
-from training.run import Run, RunError, replace_file
-from training.speller import can_learn_spelling, train_speller
+from training.run import START_SPELLER, Run, RunError, load_speller, replace_file, save_speller
+from training.speller import adapted_speller, can_learn_spelling, train_speller
 from training.tokens import Split
 from training.trainer import Position, read_position
 
 BEST, NGRAM = "best.safetensors", "ngram.json"
-SPELLER_NETWORK = "speller.json"
 
 SAMPLE_TEMPERATURE = 0.8
 
@@ -60,18 +57,21 @@ def best_model(run: Run) -> LanguageModel:
 
 
 def trained_speller(run: Run, on_step: Callable[[int, int], None] | None = None) -> Speller | None:
-    """The speller of the words that the run's vocabulary left out, trained when it is first asked for; None where they
-    are too few to learn from."""
-    path, network_path = run.directory / SPELLER, run.directory / SPELLER_NETWORK
-    if path.is_file():
-        network = NetworkConfig.from_json(json.loads(network_path.read_text(encoding="utf-8")))
-        return read_speller(path, path.read_bytes(), network)
-    unknown = run.splits["train"].unknown
-    if not can_learn_spelling(unknown):
+    """The speller of the words that the run's vocabulary left out, trained when it is first asked for, or that of the
+    checkpoint that it goes on from, with words of its own; None where they are too few to learn from."""
+    path = run.directory / SPELLER
+    speller = load_speller(path)
+    if speller:
+        return speller
+    unknown, held_out = run.splits["train"].unknown, run.splits["valid"].unknown
+    start = load_speller(run.directory / START_SPELLER)
+    if start:
+        speller = adapted_speller(start, unknown, held_out)
+    elif can_learn_spelling(unknown):
+        speller = train_speller(unknown, held_out, run.config.training.seed, on_step)
+    else:
         return None
-    speller = train_speller(unknown, run.splits["valid"].unknown, run.config.training.seed, on_step)
-    replace_file(network_path, json.dumps(speller.model.config.to_json()).encode())
-    replace_file(path, pack_speller(speller))
+    save_speller(speller, path)
     return speller
 
 

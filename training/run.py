@@ -7,7 +7,8 @@ runs/NAME/
                         the tokenized splits (training/tokens.py): resuming does not need the text files
   speller.safetensors   of the words that the vocabulary left out, trained at the end; speller.json: its network
   trainer.safetensors   weights, optimizer, state and position, to resume from (training/trainer.py)
-  start.safetensors     the weights to begin with, of a run that begins with those of a checkpoint
+  start.safetensors, start-speller.safetensors
+                        what a run begins with that goes on from a checkpoint
   best.safetensors      the weights with the best validation, to export
   log.jsonl, curve.png
 """
@@ -28,8 +29,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from models.checkpoint import Checkpoint, Storage
+from models.checkpoint import Checkpoint, Storage, pack_speller, read_speller
 from models.network import NetworkConfig
+from models.speller import Speller
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig, resolve_precision
 from training.corpus import CorpusConfig, make_splits, read_files
@@ -42,6 +44,7 @@ from training.tokens import COUNTS, SUFFIX, Split, load_split, tokenize
 from training.trainer import START, Trainer
 
 FORMAT_VERSION = 2
+START_SPELLER = "start-speller.safetensors"
 
 SPLITS = ("train", "valid", "test")
 TOKENIZER, DESCRIPTION = "tokenizer.json", "run.json"
@@ -180,6 +183,8 @@ def prepare_run(
         if start:
             carry_over(trainer.model, tokenizer, start)
             save_file({name: weight.detach() for name, weight in trainer.model.named_parameters()}, temporary / START)
+            if start.speller and tokenizer is start.tokenizer:
+                save_speller(start.speller, temporary / START_SPELLER)
         if directory.exists():
             shutil.rmtree(directory)
         temporary.chmod(0o755)
@@ -281,6 +286,20 @@ def replace_file(path: Path, content: bytes) -> None:
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def save_speller(speller: Speller, path: Path) -> None:
+    """Beside it, the network that it is of."""
+    replace_file(path.with_suffix(".json"), json.dumps(speller.model.config.to_json()).encode())
+    replace_file(path, pack_speller(speller))
+
+
+def load_speller(path: Path) -> Speller | None:
+    """What `save_speller` wrote; None where it did not."""
+    if not path.is_file():
+        return None
+    network = NetworkConfig.from_json(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+    return read_speller(path, path.read_bytes(), network)
 
 
 def check_writable(directories: Sequence[Path]) -> None:

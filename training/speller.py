@@ -3,6 +3,7 @@ lexicon; all, each counted once, teach the model of bytes, which is there for wh
 decides how much each of the two has to say."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
@@ -45,10 +46,27 @@ def train_speller(
     if not can_learn_spelling(unknown):
         raise ValueError(f"{len(unknown)} words outside the vocabulary are too few to learn spelling from")
     learned = _encoded(unknown)
-    listed = sorted((-unknown[word.decode()], word) for word in learned)[:MOST_LISTED]
-    lexicon = Lexicon({word.decode(): -count for count, word in listed})
+    lexicon = _commonest({word.decode(): unknown[word.decode()] for word in learned})
     bytes_alone = Speller(_train_network(learned, seed, on_step))
     return Speller(bytes_alone.model, lexicon, share_of_lexicon(bytes_alone, lexicon, held_out))
+
+
+def adapted_speller(speller: Speller, unknown: Mapping[str, int], held_out: Mapping[str, int]) -> Speller:
+    """One that knows the words of another text, too: its lexicon gets them, and is weighed anew; the model of bytes
+    stays.
+
+    unknown, held_out: as for `train_speller`.
+    """
+    counts = Counter(speller.lexicon.counts if speller.lexicon else {})
+    counts.update({word.decode(): unknown[word.decode()] for word in _encoded(unknown)})
+    if not counts:
+        return speller
+    lexicon = _commonest(counts)
+    return Speller(speller.model, lexicon, share_of_lexicon(Speller(speller.model), lexicon, held_out))
+
+
+def _commonest(counts: Mapping[str, int]) -> Lexicon:
+    return Lexicon(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0].encode()))[:MOST_LISTED]))
 
 
 def _train_network(learned: Sequence[bytes], seed: int, on_step: Callable[[int, int], None] | None) -> LanguageModel:

@@ -335,6 +335,24 @@ def test_training_goes_on_from_a_checkpoint(folder: Path, capsys: pytest.Capture
     assert "pets is of another network" in printed
 
 
+def test_fine_tuning_keeps_the_speller_and_adds_words(folder: Path) -> None:
+    words = [f"{a}{b}{c}" for a in "bdfg" for b in "aeio" for c in ("lm", "rn", "st", "nk")]
+    (folder / "old.txt").write_text("".join(f"the {word} sees the cat.\n" for word in words) * 4)
+    (folder / "new.txt").write_text("the cat sees the zebra.\nthe zebra sees the cat.\n" * 150)
+    options = ["--level", "word", "--vocabulary-size", "10", "--steps", "20", *TINY]
+    assert main(["train", "old.txt", "--out", "checkpoints/old", *options]) == 0
+    fine = ["--start-from", "checkpoints/old", "--steps", "10", "--batch-size", "4", "--bptt-length", "16"]
+    assert main(["train", "new.txt", "--out", "checkpoints/new", *fine, "--threads", "1"]) == 0
+    old, new = (load_checkpoint(folder / "checkpoints" / name).speller for name in ("old", "new"))
+    assert old is not None
+    assert new is not None
+    assert old.lexicon is not None
+    assert new.lexicon is not None
+    assert new.lexicon.counts.keys() == old.lexicon.counts.keys() | {" zebra"}
+    assert new.spelled_logprobs([" balm"]) == old.spelled_logprobs([" balm"])
+    assert new.logprobs([" zebra"])[0] > old.logprobs([" zebra"])[0] + 2
+
+
 def test_gradient_flow_writes_figures_and_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--hidden-size", "16", "--distance", "20", "--steps", "4", "--cells", "lstm,rnn-tanh", "--threads", "1"]
     assert main(["gradient-flow", "pets.txt", "--out", "flow.json", *options]) == 0
