@@ -136,7 +136,7 @@ class Batches:
             if self._varies:
                 lengths = torch.where(torch.rand(count, generator=generator) < SHORT_SHARE, length / 2, lengths)
                 lengths += LENGTH_DEVIATION * torch.randn(count, dtype=torch.float64, generator=generator)
-                lengths.clamp_(min(5, length), max(2, 2 * length))
+                lengths.clamp_(min(5, length), 2 * length)
             ends = (lengths.cumsum(0) * (count * length / lengths.sum())).round().long()  # together as long as ever
             self._drawn = (number, _Epoch(offset, torch.cat([torch.zeros(1, dtype=torch.int64), ends]), order))
         return self._drawn[1]

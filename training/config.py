@@ -83,6 +83,8 @@ class TrainingConfig(Regularisation):
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(get_args(known))}")
         if self.truncation == "variable" and self.partition == "random":
             raise ValueError("truncation: windows of varying length need the partition sequential, not random")
+        if self.truncation == "variable" and self.bptt_length < 2:
+            raise ValueError("bptt_length: windows of varying length need 2 or more")
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -87,8 +87,6 @@ def test_a_share_of_draws_is_of_the_lexicon() -> None:
     drawn = [speller.spell(seed, 0, 0) for seed in range(400)]
     assert drawn.count("cat") == pytest.approx(150, abs=40)
     assert drawn.count("cow") == pytest.approx(50, abs=30)
-    alone = {seed: Speller(tiny_bytes()).spell(seed, 0, 0) for seed in range(3)}
-    assert len(set(alone.values())) == 3
 
 
 def test_completions_of_a_lexicon_are_among_the_likeliest() -> None:

@@ -132,6 +132,10 @@ def test_existing_run_is_never_overwritten_unasked(folder: Path, capsys: pytest.
         (["train", "pets.txt", "--out", "c/x", "--one-hot", "--embedding-size", "8"], "one_hot: embedding_size"),
         (["train", "pets.txt", "--out", "c/x", "--level", "bpe", "--vocabulary-size", "99"], "less than the 256 bytes"),
         (
+            ["train", "pets.txt", "--out", "c/x", "--bptt-length", "1", "--truncation", "variable"],
+            "need 2 or more",
+        ),
+        (
             ["train", "pets.txt", "--out", "c/x", "--shuffle-lines", "--truncation", "variable"],
             "need the partition sequential",
         ),
