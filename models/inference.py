@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from models.cells import CELLS
 from models.cuda import CudaNetwork
 from models.generation import Completion
-from models.native import NativeNetwork, available, processor_features
+from models.native import available, processor_features
+from models.native.network import NativeNetwork
 from models.network import LanguageModel
 from models.sampling import Draw, sample
 

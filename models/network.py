@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.cells import CELLS, Cell
+from models.native import lstm
 from models.state import StateLayout
 
 MAX_SIZE = 1 << 24
@@ -230,6 +231,10 @@ class LanguageModel(nn.Module):
         """x: (B, T, inputs) -> h of each token, (B, T, H), and the layer's last state, (B, H) each."""
         if self.config.cell not in _FUSED:
             return self._run_token_by_token(x, weights, initial)
+        if self.config.cell == "lstm" and lstm.usable(x):
+            bias = weights.input_bias + weights.hidden_bias
+            x, *last = lstm.run_layer(x, weights.from_input, weights.from_hidden, bias, *initial)
+            return x, tuple(last)
         before = tuple(part.unsqueeze(0).contiguous() for part in initial)  # torch wants (1, B, H)
         options = {
             "has_biases": True,

@@ -88,6 +88,54 @@ class Sampler:
         return ids, self._chances[ids]
 
 
+class _SampledCrossEntropy(torch.autograd.Function):
+    """As `_LinearCrossEntropy`, with columns for the sampled types, the same for all tokens, and one for the target."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, rows: Tensor, offsets: Tensor, hits: tuple[Tensor, Tensor]) -> Tensor:
+        count = len(features)
+        right_rows, right_offsets = rows[:count], offsets[:count]
+        # The target's column, the last, is not a product with one row for all tokens: it is filled in.
+        matrix = torch.cat([rows[count:], rows.new_zeros(1, rows.shape[1])])
+        offset = torch.cat([offsets[count:], offsets.new_zeros(1)]).to(features.dtype)
+        right = (features * right_rows).sum(1, dtype=torch.float32) + right_offsets
+        grad_features, grad_rows = torch.empty_like(features), torch.empty_like(rows)
+        grad_matrix = torch.zeros_like(matrix, dtype=torch.float32)
+        grad_offsets = torch.zeros_like(offsets)
+        total = torch.zeros((), dtype=torch.float64, device=features.device)
+        chunk = max(1, CHUNK_ELEMENTS // len(matrix))
+        buffer = features.new_empty(min(chunk, count), len(matrix))
+        ones = features.new_ones(1, min(chunk, count))
+        for start in range(0, count, chunk):
+            here = slice(start, start + chunk)
+            x = features[here]
+            gradient = buffer[: len(x)]
+            torch.addmm(offset, x, matrix.t(), out=gradient)
+            gradient[:, -1] = right[here]
+            mine = (hits[0] >= start) & (hits[0] < start + chunk)
+            gradient[hits[0][mine] - start, hits[1][mine]] = -math.inf
+            torch.softmax(gradient, dim=-1, out=gradient)
+            chosen = gradient[:, -1]
+            total -= chosen.double().clamp_min(1e-38).log().sum()
+            gradient[:, -1] = chosen - 1
+            right_gradient = gradient[:, -1:]
+            torch.addmm(right_gradient * right_rows[here], gradient, matrix, out=grad_features[here])
+            torch.mul(right_gradient, x, out=grad_rows[:count][here])
+            grad_matrix += gradient.t() @ x
+            grad_offsets[count:] += (ones[:, : len(x)] @ gradient)[0, :-1]
+            grad_offsets[:count][here] = gradient[:, -1]
+        grad_rows[count:] = grad_matrix[:-1]
+        ctx.gradients = grad_features, grad_rows, grad_offsets
+        return (total / count).float()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        grad_features, grad_rows, grad_offsets = ctx.gradients
+        del ctx.gradients
+        scale = grads[0] / grad_features.shape[0]
+        return grad_features.mul_(scale), grad_rows.mul_(scale), grad_offsets.mul_(scale), None
+
+
 def sampled_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, sampler: Sampler) -> Tensor:
     """As `linear_cross_entropy`, the normaliser estimated from sampled types, the same for all tokens of the window:
 
@@ -98,11 +146,11 @@ def sampled_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, target
     sampled, chances = sampler.draw()
     chosen = torch.cat([targets, sampled])
     rows = F.embedding(chosen, weight).to(features.dtype)  # its gradient is added up faster than that of an index
-    count = len(targets)
-    right = (features * rows[:count]).sum(1).float() + bias[targets]
-    others = (features @ rows[count:].t()).float() + (bias[sampled] - chances.log())
-    others = others.masked_fill(targets[:, None] == sampled, -math.inf)
-    return (torch.cat([right[:, None], others], dim=1).logsumexp(1) - right).mean()
+    offsets = F.embedding(chosen, bias[:, None])[:, 0]
+    offsets = torch.cat([offsets[: len(targets)], offsets[len(targets) :] - chances.log()])
+    columns = torch.searchsorted(sampled, targets).clamp_max(len(sampled) - 1)
+    hits = torch.nonzero(sampled[columns] == targets)[:, 0]  # tokens whose target was sampled too
+    return _SampledCrossEntropy.apply(features, rows, offsets, (hits, columns[hits]))  # type: ignore[no-any-return, no-untyped-call]
 
 
 PIECES, PASSES = 4, 0.75

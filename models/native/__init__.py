@@ -1,261 +1,50 @@
-"""The native inference step (kernels.cpp), where the package's build has made it. Tensors in, tensors out.
+"""The native kernels (kernels.cpp), where the package's build has made them: `network` serves with them, `lstm` trains.
 
-`available()` says whether it can be used; whoever runs a network has torch to fall back on.
+`available()` says whether they can be used; whoever runs a network has torch to fall back on.
 """
 
 import ctypes
-import struct
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from importlib.util import find_spec
-from itertools import accumulate, chain
-from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from models.generation import Completion
-from models.network import LanguageModel, LayerWeights, NetworkConfig
-from models.sampling import Draw, SamplingParams, adjust_logits
-
-_TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
 _FEATURE_BITS = ("avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 FEATURES = frozenset(_FEATURE_BITS)
 """What the kernels know to use of a processor."""
-
-_GROUP, _UNITS = 64, 16  # as in kernels.cpp
-# As the structs in sampling.h and decoding.h.
-_DRAW = struct.Struct("=QQQfffiii")
-_PLAN = struct.Struct("=QQqqqfffiiii4x")
-
-MAX_STEPS = 64
-"""Most steps of one `decode`."""
 
 
 def _load() -> ctypes.CDLL | None:
     spec = find_spec("models.native._kernels")
     if spec is None or spec.origin is None:
         return None
-    library = ctypes.CDLL(spec.origin)
-    library.carousel_network.restype = ctypes.c_void_p
-    library.carousel_bytes.restype = ctypes.c_int64
-    return library
+    loaded = ctypes.CDLL(spec.origin)
+    loaded.carousel_network.restype = ctypes.c_void_p
+    loaded.carousel_bytes.restype = ctypes.c_int64
+    if hasattr(loaded, "carousel_training_layer"):
+        loaded.carousel_training_layer.restype = ctypes.c_void_p
+    return loaded
 
 
-_library = _load()
+library = _load()
 
 
 def available() -> bool:
     """Whether the kernels were built."""
-    return _library is not None
+    return library is not None
 
 
 def processor_features() -> set[str]:
     """What the kernels use of this processor; empty: portable code, or no kernels."""
-    bits = _library.carousel_processor() if _library else 0
+    bits = library.carousel_processor() if library else 0
     return {name for i, name in enumerate(_FEATURE_BITS) if bits >> i & 1}
 
 
-class NativeNetwork:
-    """The weights of an LSTM language model, packed once in one number type, and the passes through them.
-
-    Results are a function of a row's own tokens and state: not of the batch, the row's place in it, how the tokens are
-    cut into calls, or the number of threads. One thread at a time may use it.
-    """
-
-    device = torch.device("cpu")
-    longest_feed = 32
-
-    @staticmethod
-    def knows(config: NetworkConfig) -> bool:
-        """Whether the kernels can run such a network."""
-        return config.cell == "lstm" and not config.output_layers
-
-    def __init__(self, model: LanguageModel, number_type: str, threads: int, features: Set[str] = FEATURES) -> None:
-        """number_type: float32, bfloat16 or int8. features: what may be used of the processor, where it is there.
-
-        Raises `ValueError` when the kernels are not there or do not know the network's cell.
-        """
-        if _library is None:
-            raise ValueError("the native kernels were not built")
-        if not self.knows(model.config):
-            raise ValueError(f"the native kernels know lstm without output layers, not {model.config}")
-        self.backend = f"cpu-{number_type}"
-        self._library = _library
-        self._config = model.config
-        self._embedding = model.embedding.weight.detach().float().contiguous()
-        self._network = ctypes.c_void_p(
-            _library.carousel_network(
-                _TYPES[number_type],
-                threads,
-                sum((name in features) << i for i, name in enumerate(_FEATURE_BITS)),
-                _pointer(self._embedding),
-                *self._embedding.shape,
-                ctypes.c_float(model.config.embedding_size**0.5),
-            )
-        )
-        for layer in model.layer_weights():
-            self._add_layer(layer)
-        if isinstance(model.projection, torch.nn.Linear):
-            self._set_linear(0, model.projection)
-        self._set_linear(1, model.output)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_network"):
-            self._library.carousel_free(self._network)
-
-    @property
-    def packed_bytes(self) -> int:
-        """Bytes of weights that a step reads, the embedding aside."""
-        return int(self._library.carousel_bytes(self._network))
-
-    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
-        """Consume tokens. See `InferenceNetwork`."""
-        token_ids, slots = token_ids.contiguous(), slots.contiguous()
-        assert states.is_contiguous()
-        assert states.dtype == torch.float32
-        batch, width = token_ids.shape
-        there = np.array(lengths or [width] * batch, dtype=np.int64)
-        features = torch.empty(batch, width, self._config.feature_size)
-        self._library.carousel_run(
-            self._network,
-            batch,
-            width,
-            _array(there),
-            *map(_pointer, (token_ids, states, slots, features)),
-        )
-        return features
-
-    def readout(self, states: Tensor, slots: Tensor) -> Tensor:
-        """The features (N, P) that `run` returned when it left the states at `slots`, (N,)."""
-        slots = slots.contiguous()
-        features = torch.empty(len(slots), self._config.feature_size)
-        self._library.carousel_readout(self._network, len(slots), *map(_pointer, (states, slots, features)))
-        return features
-
-    def logits(self, features: Tensor) -> Tensor:
-        """(N, P) -> (N, V), float32."""
-        features = features.contiguous()
-        logits = torch.empty(len(features), self._config.vocabulary_size)
-        self._library.carousel_logits(self._network, len(features), _pointer(features), _pointer(logits))
-        return logits
-
-    def score(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities, in nats, and ranks of targets: (N,) each. features: (N, P), targets: (N,), int64."""
-        features, targets = features.contiguous(), targets.contiguous()
-        logprobs = torch.empty(len(features))
-        ranks = torch.empty(len(features), dtype=torch.int32)
-        self._library.carousel_score(self._network, len(features), *map(_pointer, (features, targets, logprobs, ranks)))
-        return logprobs, ranks
-
-    def sample(self, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-        """One token for each row of logits, (N, V), contiguous, which may be overwritten."""
-        assert logits.is_contiguous()
-        for i, draw in enumerate(draws):
-            if draw.params.adjusts:
-                adjust_logits(logits[i], draw)
-        ids = torch.empty(len(draws), dtype=torch.int64)
-        self._library.carousel_sample(
-            self._network, len(draws), _pointer(logits), b"".join(map(_drawn_with, draws)), _pointer(ids)
-        )
-        result: list[int] = ids.tolist()
-        return result
-
-    def decode(
-        self,
-        completions: Sequence[Completion],
-        feeds: Sequence[Sequence[int]],
-        states: Tensor,
-        slots: Sequence[int],
-        seconds: float,
-        before_last: Tensor | None = None,
-    ) -> list[tuple[int, list[int]]]:
-        """As many steps as fit into `seconds`, one at least, without coming back in between."""
-        assert states.is_contiguous()
-        count = len(completions)
-        plans = b"".join([c.native_plan or _plan(c) for c in completions])
-        fed = np.fromiter(chain.from_iterable(feeds), dtype=np.int64)
-        ends = np.fromiter(accumulate(map(len, feeds)), dtype=np.int64, count=count)
-        drawn = np.array([len(c.token_ids) for c in completions], dtype=np.int64)
-        rows = np.array(slots, dtype=np.int64)
-        tokens = np.empty((count, MAX_STEPS), dtype=np.int64)
-        produced, consumed = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
-        self._library.carousel_decode(
-            self._network,
-            count,
-            MAX_STEPS,
-            ctypes.c_double(seconds),
-            plans,
-            *map(_array, (fed, ends, drawn)),
-            _pointer(states),
-            *map(_array, (rows, tokens, produced, consumed)),
-            None if before_last is None else _pointer(before_last),
-        )
-        counts = produced.tolist()
-        ids = tokens[:, : max(counts)].tolist()
-        return [(eaten, ids[i][:n]) for i, (eaten, n) in enumerate(zip(consumed.tolist(), counts, strict=True))]
-
-    def _add_layer(self, layer: LayerWeights) -> None:
-        from_input, from_hidden = layer.from_input.detach().contiguous(), layer.from_hidden.detach().contiguous()
-        hidden = from_hidden.shape[1]
-        order = _gate_order(hidden)
-        bias = (layer.input_bias + layer.hidden_bias).detach()[order.clamp_min(0).long()] * (order >= 0)
-        self._library.carousel_add_layer(
-            self._network,
-            *map(_pointer, (from_input, from_hidden, bias.contiguous(), order)),
-            len(order),
-            from_input.shape[1],
-            hidden,
-        )
-
-    def _set_linear(self, which: int, linear: torch.nn.Linear) -> None:
-        weight = linear.weight.detach().contiguous()
-        bias = torch.zeros(-(-len(weight) // _GROUP) * _GROUP)
-        bias[: len(weight)] = linear.bias.detach()
-        order = torch.arange(len(weight), dtype=torch.int32)
-        self._library.carousel_set_linear(self._network, which, *map(_pointer, (weight, bias, order)), *weight.shape)
+def feature_bits(features: Set[str] = FEATURES) -> int:
+    """As the kernels take them."""
+    return sum((name in features) << i for i, name in enumerate(_FEATURE_BITS))
 
 
-def _gate_order(hidden: int) -> Tensor:
-    """The gate row of each packed output: groups of 16 units, in each the gates i, f, g, o; -1 pads the last group."""
-    units = torch.arange(-(-hidden // _UNITS) * _UNITS, dtype=torch.int32).view(-1, 1, _UNITS)
-    gates = torch.arange(4, dtype=torch.int32).view(1, 4, 1) * hidden
-    return torch.where(units < hidden, gates + units, -1).flatten().to(torch.int32).contiguous()
-
-
-def _temperature(params: SamplingParams) -> float:
-    return 0.0 if params.greedy else params.temperature
-
-
-def _drawn_with(draw: Draw) -> bytes:
-    params = draw.params
-    numbers = (draw.seed, draw.choice, draw.position, _temperature(params), params.top_p, params.min_p, params.top_k)
-    return _DRAW.pack(*numbers, *(*draw.banned, -1, -1)[:2])
-
-
-def _plan(completion: Completion) -> bytes:
-    """What stays the same while a completion is drawn, as kernels.cpp reads it; kept on the completion."""
-    params, sampling = completion.params, completion.params.sampling
-    completion.native_plan = _PLAN.pack(
-        params.seed,
-        params.choice,
-        completion.start,
-        params.max_tokens,
-        params.min_tokens,
-        _temperature(sampling),
-        sampling.top_p,
-        sampling.min_p,
-        sampling.top_k,
-        -1 if params.allow_unk else completion.unk_id,
-        completion.eos_id,
-        not params.ignore_eos,
-    )
-    return completion.native_plan
-
-
-def _array(values: np.ndarray[Any, Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(values.ctypes.data)
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+def pointer(tensor: Tensor) -> ctypes.c_void_p:
+    """To the tensor's first value; the caller keeps the tensor alive for as long as it is used."""
     return ctypes.c_void_p(tensor.data_ptr())

@@ -5,7 +5,7 @@
 
 namespace {
 
-// What stays the same while a completion is drawn; as in models/native/__init__.py.
+// What stays the same while a completion is drawn; as in models/native/network.py.
 struct Plan {
     uint64_t seed, choice;
     int64_t start;  // position of the first token
@@ -49,7 +49,7 @@ void step(Network& net, std::vector<Decoded>& rows, int drawing) {
     const int batch = int(rows.size());
     float* x = net.x.reserve(size_t(batch) * std::max(net.embedding_size, net.feature_size()));
     for (int b = 0; b < batch; ++b) embed(net, rows[b].consume(), x + size_t(b) * net.embedding_size);
-    set_rows(net, net.inputs, *net.layers[0].from_input, x, net.embedding_size, batch);
+    set_rows(net, net.inputs, net.layers[0].from_input, x, net.embedding_size, batch);
     const Rows* below = &net.inputs;
     for (Layer& layer : net.layers) {
         step_layer(net, layer, below, 0, nullptr, 0, batch);
@@ -67,7 +67,7 @@ void draw_tokens(Network& net, int begin, int count, const Draw* draws, int64_t*
     const Rows& features = net.projection.matrix ? net.features : net.layers.back().hiddens;
     float* logits = net.logits.reserve(size_t(count) * m.outputs);
     Mass* groups = net.masses.reserve(size_t(count) * m.groups);
-    for_items(net, m.groups, [&](int g) {
+    for_items(net.pool, net.choice, m.groups, [&](int g) {
         alignas(64) float values[kTileRows * kGroup];
         const int width = std::min(kGroup, m.outputs - g * kGroup);
         for (int first = 0; first < count; first += kTileRows) {

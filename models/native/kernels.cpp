@@ -7,6 +7,7 @@
 // threads share the work decide only which core computes an element and when, never how.
 #include "decoding.h"
 #include "scoring.h"
+#include "training.h"
 
 extern "C" {
 
@@ -34,8 +35,8 @@ void carousel_add_layer(void* network, const float* from_input, const float* fro
     layer.inputs = inputs;
     layer.hidden = hidden;
     layer.padded = (hidden + kUnits - 1) / kUnits * kUnits;
-    layer.from_input.reset(pack(from_input, order, outputs, inputs, net->type));
-    layer.from_hidden.reset(pack(from_hidden, order, outputs, hidden, net->type));
+    pack(layer.from_input, from_input, order, outputs, inputs, net->type, net->pool);
+    pack(layer.from_hidden, from_hidden, order, outputs, hidden, net->type, net->pool);
     layer.bias.assign(bias, bias + outputs);
     net->layers.push_back(std::move(layer));
 }
@@ -45,7 +46,8 @@ void carousel_set_linear(void* network, int which, const float* weights, const f
                          int outputs, int inputs) {
     auto* net = static_cast<Network*>(network);
     Linear& l = which ? net->output : net->projection;
-    l.matrix.reset(pack(weights, order, outputs, inputs, net->type));
+    l.matrix.emplace();
+    pack(*l.matrix, weights, order, outputs, inputs, net->type, net->pool);
     l.bias.assign(bias, bias + size_t(l.matrix->groups) * kGroup);
 }
 
@@ -53,7 +55,7 @@ int64_t carousel_bytes(void* network) {
     auto* net = static_cast<Network*>(network);
     int64_t bytes = net->output.matrix->bytes();
     if (net->projection.matrix) bytes += net->projection.matrix->bytes();
-    for (const Layer& layer : net->layers) bytes += layer.from_input->bytes() + layer.from_hidden->bytes();
+    for (const Layer& layer : net->layers) bytes += layer.from_input.bytes() + layer.from_hidden.bytes();
     return bytes;
 }
 
@@ -106,5 +108,25 @@ void carousel_decode(void* network, int batch, int max_steps, double seconds, co
     decode(*static_cast<Network*>(network), batch, max_steps, seconds, plans, feeds, feed_ends, drawn, states, slots, tokens,
            produced, consumed, before_last);
 }
+
+// ---- training ------------------------------------------------------------------------------------------------------
+
+#ifdef CAROUSEL_X86
+// Of processors with AVX-512 bfloat16 alone, as the next two.
+void* carousel_training_layer(int threads, int features) {
+    return new TrainingLayer(threads, processor().limited_to(features));
+}
+
+// See `TrainingLayer`.
+void carousel_layer_forward(void* layer, int tokens, int batch, int hidden, const float* weights, const float* bias,
+                            uint16_t* gates, uint16_t* h, float* c, uint16_t* cells) {
+    static_cast<TrainingLayer*>(layer)->forward(tokens, batch, hidden, weights, bias, gates, h, c, cells);
+}
+
+void carousel_layer_backward(void* layer, int tokens, int batch, int hidden, const float* weights, uint16_t* gates,
+                             const uint16_t* cells, const uint16_t* from_output, float* from_h, float* from_c) {
+    static_cast<TrainingLayer*>(layer)->backward(tokens, batch, hidden, weights, gates, cells, from_output, from_h, from_c);
+}
+#endif
 
 }  // extern "C"

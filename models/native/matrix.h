@@ -7,6 +7,7 @@
 #pragma once
 
 #include "numbers.h"
+#include "pool.h"
 
 namespace {
 
@@ -23,44 +24,49 @@ struct Matrix {
     size_t bytes() const { return size_t(groups) * lines * kLine + scale.size() * 4; }
 };
 
-// weights: (rows, inputs). order[i]: the row that output i is, or -1 for padding; outputs of them.
-Matrix* pack(const float* weights, const int32_t* order, int outputs, int inputs, Type type) {
-    auto* m = new Matrix;
-    m->type = type;
-    m->outputs = outputs;
-    m->inputs = inputs;
-    m->groups = (outputs + kGroup - 1) / kGroup;
-    const int lines = (inputs + m->per_line() - 1) / m->per_line();
-    m->lines = type == kFloat32 ? lines : (lines + kTileRows - 1) / kTileRows * kTileRows;
-    char* data = m->data.reserve(size_t(m->groups) * m->lines * kLine);
+// row: the weights of output n. column: where its first 32 bits go.
+void pack_output(Matrix& m, int n, const float* row, char* column) {
+    if (m.type == kFloat32) {
+        for (int k = 0; k < m.inputs; ++k) std::memcpy(column + size_t(k) * kLine, &row[k], 4);
+        return;
+    }
+    if (m.type == kBFloat16) {
+        for (int k = 0; k < m.inputs; ++k) {
+            const uint16_t value = to_bfloat16(row[k]);
+            std::memcpy(column + size_t(k / 2) * kLine + k % 2 * 2, &value, 2);
+        }
+        return;
+    }
+    float largest = 0.0f;
+    for (int k = 0; k < m.inputs; ++k) largest = std::max(largest, std::fabs(row[k]));
+    const float scale = largest > 0 ? largest / 127.0f : 1.0f;
+    m.scale[n] = scale;
+    for (int k = 0; k < m.inputs; ++k) {
+        const int value = std::min(127, std::max(-127, int(std::nearbyint(row[k] / scale))));
+        column[size_t(k / 4) * kLine + k % 4] = char(value);
+        m.sums[n] += value;
+    }
+}
+
+// weights: (rows, inputs). order[i]: the row that output i is, or -1 for padding; outputs of them. What m held is lost.
+void pack(Matrix& m, const float* weights, const int32_t* order, int outputs, int inputs, Type type, Pool& pool) {
+    m.type = type;
+    m.outputs = outputs;
+    m.inputs = inputs;
+    m.groups = (outputs + kGroup - 1) / kGroup;
+    const int lines = (inputs + m.per_line() - 1) / m.per_line();
+    m.lines = type == kFloat32 ? lines : (lines + kTileRows - 1) / kTileRows * kTileRows;
+    char* data = m.data.reserve(size_t(m.groups) * m.lines * kLine);
     if (type == kInt8) {
-        m->scale.assign(size_t(m->groups) * kGroup, 0.0f);
-        m->sums.assign(size_t(m->groups) * kGroup, 0);
+        m.scale.assign(size_t(m.groups) * kGroup, 0.0f);
+        m.sums.assign(size_t(m.groups) * kGroup, 0);
     }
-    for (int n = 0; n < outputs; ++n) {
-        if (order[n] < 0) continue;
-        const float* row = weights + size_t(order[n]) * inputs;
-        char* column = data + size_t(n / kGroup) * m->lines * kLine + n % kGroup * 4;
-        float scale = 0.0f;
-        if (type == kInt8) {
-            for (int k = 0; k < inputs; ++k) scale = std::max(scale, std::fabs(row[k]));
-            scale = scale > 0 ? scale / 127.0f : 1.0f;
-            m->scale[n] = scale;
-        }
-        for (int k = 0; k < inputs; ++k) {
-            if (type == kFloat32) {
-                std::memcpy(column + size_t(k) * kLine, &row[k], 4);
-            } else if (type == kBFloat16) {
-                const uint16_t value = to_bfloat16(row[k]);
-                std::memcpy(column + size_t(k / 2) * kLine + k % 2 * 2, &value, 2);
-            } else {
-                const int value = std::min(127, std::max(-127, int(std::nearbyint(row[k] / scale))));
-                column[size_t(k / 4) * kLine + k % 4] = char(value);
-                m->sums[n] += value;
-            }
-        }
-    }
-    return m;
+    pool.run(m.groups, [&](int group) {
+        char* first = data + size_t(group) * m.lines * kLine;
+        std::memset(first, 0, size_t(m.lines) * kLine);
+        for (int n = group * kGroup; n < std::min(outputs, (group + 1) * kGroup); ++n)
+            if (order[n] >= 0) pack_output(m, n, weights + size_t(order[n]) * inputs, first + n % kGroup * 4);
+    });
 }
 
 // Activations as a matrix wants them: rows of `stride` bytes, padded with zeros to whole lines; int8: a scale per row.

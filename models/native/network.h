@@ -1,21 +1,20 @@
 // The network: its layers, and the passes through them that every kind of work is made of.
 #pragma once
 
-#include "pool.h"
 #include "products.h"
 
 namespace {
 
 struct Layer {
     int inputs, hidden, padded;  // padded: units of whole groups
-    std::unique_ptr<Matrix> from_input, from_hidden;
+    Matrix from_input, from_hidden;
     std::vector<float> bias;  // in the order of the packed outputs
     Rows hiddens;             // h, as from_hidden and the next layer's from_input want it
     Buffer<float> h, c;       // (B, padded)
 };
 
 struct Linear {
-    std::unique_ptr<Matrix> matrix;
+    std::optional<Matrix> matrix;
     std::vector<float> bias;
 };
 
@@ -41,7 +40,7 @@ struct Network {
     int embedding_size, vocabulary;
     float embedding_scale;
     std::vector<Layer> layers;
-    Linear projection, output;  // projection.matrix may be empty
+    Linear projection, output;  // the projection may have none
     Rows inputs, features;
     Buffer<float> x, y, gates, logits, target_logits;
     Buffer<Share> shares;
@@ -56,21 +55,6 @@ struct Network {
     }
     int feature_size() const { return projection.matrix ? projection.matrix->outputs : layers.back().hidden; }
 };
-
-// Item i of a job, with the tiles set up around it where the product needs them.
-template <typename F>
-void for_items(Network& net, int count, const F& item) {
-#ifdef CAROUSEL_X86
-    if (net.choice.tiles) {
-        net.pool.run(count, [&](int i) {
-            Tiles tiles;
-            item(i);
-        });
-        return;
-    }
-#endif
-    net.pool.run(count, item);
-}
 
 void set_rows(Network& net, Rows& rows, const Matrix& m, const float* x, int stride, int count) {
     rows.prepare(count, m);
@@ -94,7 +78,7 @@ INLINE void group_values(Network& net, const Matrix& m, int g, const Rows& x, in
 // y (count, outputs) = rows x, already set, times the matrix, plus bias.
 void linear(Network& net, const Linear& l, const Rows& x, int count, float* y, int y_stride) {
     const Matrix& m = *l.matrix;
-    for_items(net, m.groups, [&](int g) {
+    for_items(net.pool, net.choice, m.groups, [&](int g) {
         alignas(64) float values[kTileRows * kGroup];
         const int width = std::min(kGroup, m.outputs - g * kGroup);
         for (int first = 0; first < count; first += kTileRows) {
@@ -152,9 +136,9 @@ TARGET_512 void lstm_cell_512(const float* gates, float* c, float* h) {
 // One token of each of B rows: h and c of the layer go on. x: the inputs, set as rows from x_first on; or gates, where
 // what the inputs contribute is known already: (groups, stride, 64), of which B rows from x_first on.
 void step_layer(Network& net, Layer& layer, const Rows* x, int x_first, const float* gates, int gates_stride, int batch) {
-    const Matrix &wx = *layer.from_input, &wh = *layer.from_hidden;
+    const Matrix &wx = layer.from_input, &wh = layer.from_hidden;
     float *h = layer.h.get(), *c = layer.c.get();
-    for_items(net, wh.groups, [&](int g) {
+    for_items(net.pool, net.choice, wh.groups, [&](int g) {
         alignas(64) float values[kTileRows * kGroup];
         for (int first = 0; first < batch; first += kTileRows) {
             const int rows = std::min(kTileRows, batch - first);
@@ -201,13 +185,13 @@ struct Ragged {
 
 // A layer over all tokens: inputs, set as rows, to y (total, hidden).
 void run_layer(Network& net, Layer& layer, const Rows& x, float* y, int y_stride, const Ragged& tokens) {
-    const Matrix& wx = *layer.from_input;
+    const Matrix& wx = layer.from_input;
     const int all = tokens.total();
     // What the inputs contribute does not wait for the states.
     const bool ahead = tokens.length() > 1 && tokens.alive(0) < kManyRows;
     float* gates = ahead ? net.gates.reserve(size_t(wx.groups) * all * kGroup) : nullptr;
     if (ahead) {
-        for_items(net, wx.groups, [&](int g) {
+        for_items(net.pool, net.choice, wx.groups, [&](int g) {
             for (int first = 0; first < all; first += kTileRows)
                 group_values(net, wx, g, x, first, std::min(kTileRows, all - first),
                              layer.bias.data() + size_t(g) * kGroup, 0, gates + (size_t(g) * all + first) * kGroup);
@@ -234,7 +218,7 @@ void load_states(Network& net, const float* states, const int64_t* slots, int ba
             std::memcpy(h + size_t(b) * layer.padded, state, size_t(layer.hidden) * 4);
             std::memcpy(c + size_t(b) * layer.padded, state + layer.hidden, size_t(layer.hidden) * 4);
         }
-        set_rows(net, layer.hiddens, *layer.from_hidden, h, layer.padded, batch);
+        set_rows(net, layer.hiddens, layer.from_hidden, h, layer.padded, batch);
         offset += 2 * layer.hidden;
     }
 }
@@ -267,7 +251,7 @@ void run(Network& net, int batch, int width, const int64_t* lengths, const int64
             embed(net, ids[size_t(b) * width + t], x + size_t(tokens.begin[t] + b) * widest);
     load_states(net, states, slots, batch);
     for (Layer& layer : net.layers) {
-        set_rows(net, net.inputs, *layer.from_input, x, widest, all);
+        set_rows(net, net.inputs, layer.from_input, x, widest, all);
         run_layer(net, layer, net.inputs, x, widest, tokens);
     }
     for (int b = 0; b < batch; ++b) store_state(net, states, slots[b], b);

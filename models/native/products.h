@@ -248,6 +248,20 @@ Choice choose(Type type, const Processor& p) {
     return {type == kFloat32 ? product_float32 : type == kBFloat16 ? product_bfloat16 : product_int8, false};
 }
 
+// Item i of a job, with the tiles set up around it where the product needs them.
+template <typename F>
+void for_items(Pool& pool, const Choice& choice, int count, const F& item) {
+#ifdef CAROUSEL_X86
+    if (choice.tiles) {
+        pool.run(count, [&](int i) {
+            Tiles tiles;
+            item(i);
+        });
+        return;
+    }
+#endif
+    pool.run(count, item);
+}
 
 // out[r][n] = add[r][n] + sums, dequantised. add may be out itself.
 CLONES void finish(const Matrix& m, int group, const Rows& x, int first, int rows, const void* sums, const float* add,

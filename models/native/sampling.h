@@ -10,7 +10,7 @@
 
 namespace {
 
-// As in models/native/__init__.py. Token ids below 0 ban nothing.
+// As in models/native/network.py. Token ids below 0 ban nothing.
 struct Draw {
     uint64_t seed, choice, position;
     float temperature;  // 0: the likeliest

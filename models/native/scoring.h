@@ -50,14 +50,14 @@ void score(Network& net, int count, const float* features, const int64_t* target
     const Matrix& m = *l.matrix;
     set_rows(net, net.features, m, features, m.inputs, count);
     float* target_logits = net.target_logits.reserve(count);
-    for_items(net, count, [&](int r) {  // each from its own group, in the same way as below
+    for_items(net.pool, net.choice, count, [&](int r) {  // each from its own group, in the same way as below
         alignas(64) float values[kTileRows * kGroup];
         const int g = int(targets[r] / kGroup);
         group_values(net, m, g, net.features, r, 1, l.bias.data() + size_t(g) * kGroup, 0, values);
         target_logits[r] = values[targets[r] % kGroup];
     });
     Share* shares = net.shares.reserve(size_t(count) * m.groups);
-    for_items(net, m.groups, [&](int g) {
+    for_items(net.pool, net.choice, m.groups, [&](int g) {
         alignas(64) float values[kTileRows * kGroup];
         const int width = std::min(kGroup, m.outputs - g * kGroup);
         for (int first = 0; first < count; first += kTileRows) {

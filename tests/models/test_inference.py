@@ -12,7 +12,8 @@ from torch import Tensor
 from models.cells import Cell
 from models.generation import Completion, GenerationParams
 from models.inference import InferenceNetwork, TorchNetwork, load_inference
-from models.native import FEATURES, NativeNetwork, available, processor_features
+from models.native import FEATURES, available, processor_features
+from models.native.network import NativeNetwork
 from models.network import LanguageModel
 from models.sampling import Draw, SamplingParams, next_token_probabilities, sample
 from models.tokenizer import Tokenizer

@@ -1,0 +1,85 @@
+"""An LSTM layer in training, in bfloat16 on a processor that multiplies it: a window forward, and its gradients.
+
+torch's own fused layer forgets the gates and makes the way back from smaller pieces; here they are kept, the steps of
+both ways run in one call each (training.h), and what need not wait for a step is one large product.
+"""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.native import feature_bits, library, pointer, processor_features
+
+
+def usable(x: Tensor) -> bool:
+    """Whether a layer over `x` may run here: gradients are wanted, under autocast to bfloat16, of a CPU that has it."""
+    return (
+        torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and "avx512_bf16" in processor_features()
+    )
+
+
+def run_layer(
+    x: Tensor, from_input: Tensor, from_hidden: Tensor, bias: Tensor, h: Tensor, c: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x: (B, T, inputs). from_input: (4H, inputs), from_hidden: (4H, H), bias: (4H,), gates i, f, g, o. h, c: (B, H),
+    before the window; all float32. Returns h of each token, (B, T, H), bfloat16, and the last h and c, float32.
+
+    Products are of bfloat16 values with float32 sums, the cell is float32, and what is kept for the way back bfloat16.
+    """
+    time_major = x.transpose(0, 1).to(torch.bfloat16, memory_format=torch.contiguous_format)
+    made, h, c = _Layer.apply(time_major, from_input.bfloat16(), from_hidden, bias, h, c)  # type: ignore[no-untyped-call]
+    return made.transpose(0, 1), h, c
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, from_input: Tensor, from_hidden: Tensor, bias: Tensor, h: Tensor, c: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        assert library is not None
+        tokens, batch, _ = x.shape
+        hidden = from_hidden.shape[1]
+        gates = torch.mm(x.flatten(0, 1), from_input.t())  # (T * B, 4H)
+        hiddens = x.new_empty(tokens + 1, batch, hidden)
+        cells = torch.empty_like(hiddens)
+        hiddens[0] = h
+        c = c.clone(memory_format=torch.contiguous_format)
+        weights, bias = from_hidden.contiguous(), bias.contiguous()
+        tensors = (weights, bias, gates, hiddens, c, cells)
+        library.carousel_layer_forward(_layer(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors))
+        ctx.kept = x, from_input, from_hidden, gates, hiddens, cells
+        return hiddens[1:], hiddens[-1].float(), c
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        assert library is not None
+        if ctx.kept is None:
+            raise RuntimeError("gradients of this layer can be had once: they are made where its gates were kept")
+        x, from_input, from_hidden, gates, hiddens, cells = ctx.kept
+        ctx.kept = None
+        tokens, batch, _ = x.shape
+        hidden = from_hidden.shape[1]
+        from_output = grads[0].contiguous()
+        grad_h, grad_c = (grad.clone(memory_format=torch.contiguous_format) for grad in grads[1:])
+        to_hidden = from_hidden.t().contiguous()
+        tensors = (to_hidden, gates, cells, from_output, grad_h, grad_c)
+        library.carousel_layer_backward(_layer(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors))
+        grad_x = torch.mm(gates, from_input).view_as(x)
+        grad_from_input = torch.mm(gates.t(), x.flatten(0, 1))
+        grad_from_hidden = torch.mm(gates.t(), hiddens[:-1].flatten(0, 1)).float()
+        grad_bias = torch.mm(gates.new_ones(1, len(gates)), gates)[0].float()
+        return grad_x, grad_from_input, grad_from_hidden, grad_bias, grad_h, grad_c
+
+
+@cache
+def _layer(threads: int) -> ctypes.c_void_p:
+    """The kernels' threads and working memory, for as long as the process lives."""
+    assert library is not None
+    return ctypes.c_void_p(library.carousel_training_layer(threads, feature_bits()))

@@ -1,0 +1,198 @@
+// An LSTM layer as training needs it: a window of tokens forward, what the way back needs kept, and the way back. What
+// does not follow from token to token, the products with the inputs and those for the weights' gradients, is torch's.
+//
+// Products are of bfloat16, sums and cells float32; what is kept is bfloat16. For processors that have AVX-512 bfloat16.
+#pragma once
+
+#include <mutex>
+
+#include "products.h"
+
+#ifdef CAROUSEL_X86
+
+namespace {
+
+// The gate row of each packed output; see matrix.h.
+std::vector<int32_t> gate_order(int hidden) {
+    std::vector<int32_t> order((hidden + kUnits - 1) / kUnits * kGroup);
+    for (int n = 0; n < int(order.size()); ++n) {
+        const int unit = n / kGroup * kUnits + n % kUnits;
+        order[n] = unit < hidden ? n % kGroup / kUnits * hidden + unit : -1;
+    }
+    return order;
+}
+
+// Sixteen bfloat16 values, those of the lanes that are there, and back.
+TARGET_BF16 INLINE __m512 load_bfloat16(__mmask16 there, const uint16_t* from) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, from)), 16));
+}
+
+TARGET_BF16 INLINE void store_bfloat16(uint16_t* to, __mmask16 there, __m512 values) {
+    _mm256_mask_storeu_epi16(to, there, (__m256i)_mm512_cvtneps_pbh(values));
+}
+
+// sigmoid(x) with factor -1; tanh(x) = 2 * squashed(x, -2) - 1.
+TARGET_BF16 INLINE __m512 squashed(__m512 x, float factor) {
+    const __m512 d = _mm512_add_ps(_mm512_set1_ps(1.0f), exp_512(_mm512_mul_ps(x, _mm512_set1_ps(factor))));
+    const __m512 guess = _mm512_rcp14_ps(d);  // one step of Newton's method makes 14 bits 24
+    return _mm512_mul_ps(guess, _mm512_fnmadd_ps(d, guess, _mm512_set1_ps(2.0f)));
+}
+
+TARGET_BF16 INLINE __m512 tanh_512(__m512 x) {
+    return _mm512_fmsub_ps(_mm512_set1_ps(2.0f), squashed(x, -2.0f), _mm512_set1_ps(1.0f));
+}
+
+// Up to sixteen units of one row, one token. products: (64), what h contributes to their gates. bias, gates: of the first
+// unit's gate i, the next gate H further on; gates, in: what the inputs contribute, out: activations. c: goes on. cells:
+// c, rounded, out. h, h_again: out.
+TARGET_BF16 void cell_forward(int units, int hidden, const float* products, const float* bias, uint16_t* gates, float* c,
+                              uint16_t* cells, uint16_t* h, uint16_t* h_again) {
+    const __mmask16 there = lanes(units);
+    const auto before = [&](int gate) TARGET_BF16 {
+        const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(products + gate * kUnits),
+                                         _mm512_maskz_loadu_ps(there, bias + gate * hidden));
+        return _mm512_add_ps(load_bfloat16(there, gates + gate * hidden), sum);
+    };
+    const __m512 i = squashed(before(0), -1.0f), f = squashed(before(1), -1.0f);
+    const __m512 g = tanh_512(before(2)), o = squashed(before(3), -1.0f);
+    const __m512 next = _mm512_fmadd_ps(f, _mm512_maskz_loadu_ps(there, c), _mm512_mul_ps(i, g));
+    store_bfloat16(gates, there, i);
+    store_bfloat16(gates + hidden, there, f);
+    store_bfloat16(gates + 2 * hidden, there, g);
+    store_bfloat16(gates + 3 * hidden, there, o);
+    _mm512_mask_storeu_ps(c, there, next);
+    store_bfloat16(cells, there, next);
+    const __m512 out = _mm512_mul_ps(o, tanh_512(next));
+    store_bfloat16(h, there, out);
+    store_bfloat16(h_again, there, out);
+}
+
+// The same backwards. from_later, from_output: the gradients of h by the next token and by what it gave. cells, before: c
+// of this token and of the one before. from_cell, in: c's gradient by the next token, out: of the c before. gates, in:
+// activations; out, and gates_again: gradients of what went into them.
+TARGET_BF16 void cell_backward(int units, int hidden, const float* from_later, const uint16_t* from_output,
+                               const uint16_t* cells, const uint16_t* before, float* from_cell, uint16_t* gates,
+                               uint16_t* gates_again) {
+    const __mmask16 there = lanes(units);
+    const __m512 one = _mm512_set1_ps(1.0f);
+    const __m512 i = load_bfloat16(there, gates), f = load_bfloat16(there, gates + hidden);
+    const __m512 g = load_bfloat16(there, gates + 2 * hidden), o = load_bfloat16(there, gates + 3 * hidden);
+    const __m512 dh = _mm512_add_ps(_mm512_maskz_loadu_ps(there, from_later), load_bfloat16(there, from_output));
+    const __m512 shown = tanh_512(load_bfloat16(there, cells));
+    const __m512 dc = _mm512_fmadd_ps(_mm512_mul_ps(dh, o), _mm512_fnmadd_ps(shown, shown, one),
+                                      _mm512_maskz_loadu_ps(there, from_cell));
+    const auto give = [&](int gate, __m512 gradient) TARGET_BF16 {
+        store_bfloat16(gates + gate * hidden, there, gradient);
+        store_bfloat16(gates_again + gate * hidden, there, gradient);
+    };
+    give(0, _mm512_mul_ps(_mm512_mul_ps(dc, g), _mm512_fnmadd_ps(i, i, i)));
+    give(1, _mm512_mul_ps(_mm512_mul_ps(dc, load_bfloat16(there, before)), _mm512_fnmadd_ps(f, f, f)));
+    give(2, _mm512_mul_ps(_mm512_mul_ps(dc, i), _mm512_fnmadd_ps(g, g, one)));
+    give(3, _mm512_mul_ps(_mm512_mul_ps(dh, shown), _mm512_fnmadd_ps(o, o, o)));
+    _mm512_mask_storeu_ps(from_cell, there, _mm512_mul_ps(dc, f));
+}
+
+// Runs layers, one window at a time. Tensors are contiguous; uint16_t stands for bfloat16.
+class TrainingLayer {
+  public:
+    TrainingLayer(int threads, const Processor& p) : processor_(p), choice_(choose(kBFloat16, p)), pool_(threads) {}
+
+    // weights: (4H, H). bias: (4H). gates: (T, B, 4H), in: what the inputs contribute, out: activations. h, cells:
+    // (T + 1, B, H), the first of them what was before the window. c: (B, H), float32, before and after the window.
+    void forward(int tokens, int batch, int hidden, const float* weights, const float* bias, uint16_t* gates, uint16_t* h,
+                 float* c, uint16_t* cells) {
+        const std::lock_guard<std::mutex> alone(mutex_);
+        const std::vector<int32_t> order = gate_order(hidden);
+        pack(matrix_, weights, order.data(), int(order.size()), hidden, kBFloat16, pool_);
+        for (Rows& rows : rows_) clear(rows, batch);
+        for (int b = 0; b < batch; ++b) std::memcpy(rows_[0].row(b), h + size_t(b) * hidden, size_t(hidden) * 2);
+        round_to_bfloat16(c, batch * hidden, cells);
+        const size_t size = size_t(batch) * hidden;
+        for (int t = 0; t < tokens; ++t) {
+            const Rows &now = rows_[t & 1], &next = rows_[~t & 1];
+            for_blocks(batch, [&](int group, int first, int count, const float* products) {
+                const int unit = group * kUnits, width = std::min(kUnits, hidden - unit);
+                for (int r = 0; r < count; ++r) {
+                    const size_t at = size_t(first + r) * hidden + unit, to = (size_t(t) + 1) * size + at;
+                    cell_forward(width, hidden, products + r * kGroup, bias + unit,
+                                 gates + 4 * (t * size + size_t(first + r) * hidden) + unit, c + at, cells + to, h + to,
+                                 values(next, first + r) + unit);
+                }
+            }, now);
+        }
+    }
+
+    // weights: (H, 4H), the transposed. gates, in: activations, out: gradients of what went into them. cells: as above.
+    // from_output: (T, B, H), the gradient of h by what it gave. from_h, from_c: (B, H), the gradients of the last h and
+    // c, out: of the first.
+    void backward(int tokens, int batch, int hidden, const float* weights, uint16_t* gates, const uint16_t* cells,
+                  const uint16_t* from_output, float* from_h, float* from_c) {
+        const std::lock_guard<std::mutex> alone(mutex_);
+        std::vector<int32_t> order(hidden);
+        for (int n = 0; n < hidden; ++n) order[n] = n;
+        pack(matrix_, weights, order.data(), hidden, 4 * hidden, kBFloat16, pool_);
+        for (Rows& rows : rows_) clear(rows, batch);
+        const size_t size = size_t(batch) * hidden;
+        for (int t = tokens - 1; t >= 0; --t) {
+            const Rows &later = rows_[~t & 1], &now = rows_[t & 1];
+            const auto units = [&](int unit, int width, int row, const float* from_later) {
+                const size_t at = size_t(row) * hidden + unit, kept = t * size + at;
+                cell_backward(width, hidden, from_later, from_output + kept, cells + kept + size, cells + kept, from_c + at,
+                              gates + 4 * (t * size + size_t(row) * hidden) + unit, values(now, row) + unit);
+            };
+            if (t == tokens - 1) {
+                pool_.run(batch, [&](int row) {
+                    for (int unit = 0; unit < hidden; unit += kUnits)
+                        units(unit, std::min(kUnits, hidden - unit), row, from_h + size_t(row) * hidden + unit);
+                });
+                continue;
+            }
+            for_blocks(batch, [&](int group, int first, int count, const float* products) {
+                for (int unit = group * kGroup; unit < std::min(hidden, (group + 1) * kGroup); unit += kUnits)
+                    for (int r = 0; r < count; ++r)
+                        units(unit, std::min(kUnits, hidden - unit), first + r, products + r * kGroup + unit % kGroup);
+            }, later);
+        }
+        for_blocks(batch, [&](int group, int first, int count, const float* products) {
+            const int width = std::min(kGroup, hidden - group * kGroup);
+            for (int r = 0; r < count; ++r)
+                std::memcpy(from_h + size_t(first + r) * hidden + group * kGroup, products + r * kGroup, size_t(width) * 4);
+        }, rows_[0]);
+    }
+
+  private:
+    static constexpr int kBlock = 2 * kTileRows;  // rows of an item: enough of them to share, few enough to use a group
+
+    static uint16_t* values(const Rows& rows, int r) { return reinterpret_cast<uint16_t*>(rows.row(r)); }
+
+    void clear(Rows& rows, int batch) {
+        rows.prepare(batch, matrix_);
+        std::memset(rows.row(0), 0, size_t(batch) * rows.stride);
+    }
+
+    // use(group, first row, rows, products (rows, 64)), for all groups and rows.
+    template <typename F>
+    void for_blocks(int batch, const F& use, const Rows& x) {
+        const int blocks = (batch + kBlock - 1) / kBlock;
+        for_items(pool_, choice_, matrix_.groups * blocks, [&](int item) {
+            alignas(64) float products[kTileRows * kGroup];
+            const int group = item / blocks, end = std::min(batch, (item % blocks + 1) * kBlock);
+            for (int first = item % blocks * kBlock; first < end; first += kTileRows) {
+                const int count = std::min(kTileRows, end - first);
+                choice_.product(matrix_, group, x, first, count, products, nullptr);
+                use(group, first, count, products);
+            }
+        });
+    }
+
+    const Processor processor_;
+    const Choice choice_;
+    Pool pool_;
+    std::mutex mutex_;
+    Matrix matrix_;
+    Rows rows_[2];
+};
+
+}  // namespace
+
+#endif
