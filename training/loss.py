@@ -16,8 +16,14 @@ from models.network import LanguageModel
 from training.config import TrainingConfig
 from training.regularisation import TrainingNoise
 
-CHUNK_ELEMENTS = 1 << 23
-"""Logits held at once: few enough to stay near the caches, many enough for efficient matrix products."""
+CHUNK_ELEMENTS = 1 << 24
+"""Logits held at once, nearly: few enough to need little memory, many enough for efficient matrix products."""
+
+
+def _chunk(count: int, width: int) -> int:
+    """Rows of a chunk where there are `count`, each of `width` logits: chunks of one size, a multiple of 64."""
+    chunks = -(-count * width // CHUNK_ELEMENTS)
+    return -(-count // chunks // 64) * 64
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -30,7 +36,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight)
         grad_bias = torch.zeros_like(bias)
         total = torch.zeros((), dtype=torch.float64, device=features.device)
-        chunk = max(1, CHUNK_ELEMENTS // vocabulary_size)
+        chunk = _chunk(count, vocabulary_size)
         buffer = features.new_empty(min(chunk, count), vocabulary_size)
         ones = features.new_ones(1, min(chunk, count))
         for start in range(0, count, chunk):
@@ -98,12 +104,12 @@ class _SampledCrossEntropy(torch.autograd.Function):
         # The target's column, the last, is not a product with one row for all tokens: it is filled in.
         matrix = torch.cat([rows[count:], rows.new_zeros(1, rows.shape[1])])
         offset = torch.cat([offsets[count:], offsets.new_zeros(1)]).to(features.dtype)
-        right = (features * right_rows).sum(1, dtype=torch.float32) + right_offsets
+        right = (features * right_rows).sum(1, dtype=offsets.dtype) + right_offsets
         grad_features, grad_rows = torch.empty_like(features), torch.empty_like(rows)
-        grad_matrix = torch.zeros_like(matrix, dtype=torch.float32)
+        grad_matrix = torch.zeros_like(matrix, dtype=offsets.dtype)
         grad_offsets = torch.zeros_like(offsets)
         total = torch.zeros((), dtype=torch.float64, device=features.device)
-        chunk = max(1, CHUNK_ELEMENTS // len(matrix))
+        chunk = _chunk(count, len(matrix))
         buffer = features.new_empty(min(chunk, count), len(matrix))
         ones = features.new_ones(1, min(chunk, count))
         for start in range(0, count, chunk):
@@ -126,7 +132,7 @@ class _SampledCrossEntropy(torch.autograd.Function):
             grad_offsets[:count][here] = gradient[:, -1]
         grad_rows[count:] = grad_matrix[:-1]
         ctx.gradients = grad_features, grad_rows, grad_offsets
-        return (total / count).float()
+        return (total / count).to(offsets.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:

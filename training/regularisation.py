@@ -111,4 +111,4 @@ def _mask(like: Tensor, share: float, shape: tuple[int, ...]) -> Tensor:
     count = math.prod(shape)
     numbers = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
     drawn = numbers.view(torch.int16)[:count].view(shape)
-    return (drawn >= round(share * 2**16) - 2**15).to(like.dtype).div_(1 - share)
+    return (drawn >= min(round(share * 2**16), 2**16 - 1) - 2**15).to(like.dtype).div_(1 - share)

@@ -7,24 +7,50 @@ from torch.nn import functional as F
 from training import loss
 from training.loss import Sampler, linear_cross_entropy, sampled_cross_entropy
 
+V, WIDTH, COUNT = 11, 5, 200
 
-@pytest.mark.parametrize("rows_per_chunk", [1, 3, 7, 100])
-def test_loss_and_gradients_equal_cross_entropy(rows_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.fixture(params=[1, 64, 100, 1000])
+def rows_per_chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "CHUNK_ELEMENTS", request.param * V)
+
+
+def leaves() -> list[torch.Tensor]:
     torch.manual_seed(0)
-    vocabulary_size, width, count = 11, 5, 17
-    monkeypatch.setattr(loss, "CHUNK_ELEMENTS", rows_per_chunk * vocabulary_size)
-    tensors = [torch.randn(*shape, dtype=torch.float64) for shape in ((count, width), (vocabulary_size, width), (11,))]
-    targets = torch.randint(vocabulary_size, (count,))
-    chunked, plain = ([tensor.clone().requires_grad_() for tensor in tensors] for _ in range(2))
+    return [
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((COUNT, WIDTH), (V, WIDTH), (V,))
+    ]
 
-    value = linear_cross_entropy(chunked[0], chunked[1], chunked[2], targets)
-    torch.autograd.backward(value * 3)  # a loss that is scaled afterwards scales its gradients
-    expected = F.cross_entropy(plain[0] @ plain[1].t() + plain[2], targets)
-    torch.autograd.backward(expected * 3)
 
-    torch.testing.assert_close(value, expected)
-    for ours, theirs in zip(chunked, plain, strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
+def assert_same(found: torch.Tensor, expected: torch.Tensor, tensors: list[torch.Tensor]) -> None:
+    torch.testing.assert_close(found, expected)
+    # A loss that is scaled afterwards scales its gradients.
+    gradients = [torch.autograd.grad(value * 3, tensors) for value in (found, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.usefixtures("rows_per_chunk")
+def test_loss_and_gradients_equal_cross_entropy() -> None:
+    features, weight, bias = tensors = leaves()
+    targets = torch.randint(V, (COUNT,))
+    value = linear_cross_entropy(features, weight, bias, targets)
+    assert_same(value, F.cross_entropy(features @ weight.t() + bias, targets), tensors)
+
+
+@pytest.mark.usefixtures("rows_per_chunk")
+def test_sampled_loss_and_gradients_equal_its_definition() -> None:
+    features, weight, bias = tensors = leaves()
+    targets = torch.randint(V, (COUNT,))
+    sampled, chances = torch.tensor([0, 3, 4, 9]), torch.tensor([0.9, 0.5, 0.4, 0.2])
+    sampler = Sampler(V, 4, torch.device("cpu"))
+    sampler.draw = lambda: (sampled, chances)  # type: ignore[method-assign]
+    value = sampled_cross_entropy(features, weight, bias, targets, sampler)
+
+    logits = features @ weight.t() + bias
+    right = logits.gather(1, targets[:, None])
+    others = (logits[:, sampled] - chances.log()).masked_fill(sampled == targets[:, None], float("-inf"))
+    assert_same(value, (torch.cat([right, others], dim=1).logsumexp(1) - right[:, 0]).mean(), tensors)
 
 
 def test_bfloat16_products_stay_close() -> None:

@@ -47,6 +47,12 @@ def test_mean_stays(share: float) -> None:
     assert made.recurrent(torch.ones(300, 300), 0).mean().item() == pytest.approx(1, abs=0.02)
 
 
+def test_shares_may_be_as_small_and_as_large_as_they_like() -> None:
+    kept = noise(dropout=1e-9).connections(torch.ones(50, 20, 50), 1)
+    assert kept.min() == 1
+    assert noise(dropout=1 - 1e-9).connections(torch.ones(50, 20, 50), 1).count_nonzero() < 10
+
+
 def test_each_place_has_its_own_share() -> None:
     made = noise(dropout=0.5, input_dropout=0.0, output_dropout=0.9)
     zeros = [(made.connections(torch.ones(B, T, 10_000), depth) == 0).float().mean().item() for depth in range(3)]
