@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from models.network import LanguageModel
@@ -26,7 +27,25 @@ def _chunk(count: int, width: int) -> int:
     return -(-count // chunks // 64) * 64
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+def _column_sums(matrix: Tensor) -> Tensor:
+    """(N, V) -> (V,); of bfloat16 a product is faster than a sum."""
+    return (matrix.new_ones(1, len(matrix)) @ matrix)[0]
+
+
+class _GradientsAtOnce(torch.autograd.Function):
+    """`forward` leaves the gradients of the summed loss in ctx.gradients, the features' first."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # Scaled in place, once: the weight's gradient is as large as the output matrix.
+        gradients: tuple[Tensor, ...] = ctx.gradients
+        del ctx.gradients
+        scale = grads[0] / len(gradients[0])
+        return *(gradient.mul_(scale) for gradient in gradients), None
+
+
+class _LinearCrossEntropy(_GradientsAtOnce):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
         count, vocabulary_size = features.shape[0], weight.shape[0]
@@ -38,7 +57,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=features.device)
         chunk = _chunk(count, vocabulary_size)
         buffer = features.new_empty(min(chunk, count), vocabulary_size)
-        ones = features.new_ones(1, min(chunk, count))
         for start in range(0, count, chunk):
             rows = features[start : start + chunk]
             target = (torch.arange(len(rows), device=rows.device), targets[start : start + chunk])
@@ -50,17 +68,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             gradient[target] = chosen - 1
             torch.mm(gradient, matrix, out=grad_features[start : start + chunk])
             grad_weight += gradient.t() @ rows
-            grad_bias += (ones[:, : len(rows)] @ gradient)[0]
+            grad_bias += _column_sums(gradient)
         ctx.gradients = grad_features, grad_weight, grad_bias
         return (total / count).to(weight.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        # Scaled in place, once: the weight's gradient is as large as the output matrix.
-        grad_features, grad_weight, grad_bias = ctx.gradients
-        del ctx.gradients
-        scale = grads[0] / grad_features.shape[0]
-        return grad_features.mul_(scale), grad_weight.mul_(scale), grad_bias.mul_(scale), None
 
 
 def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
@@ -94,11 +104,13 @@ class Sampler:
         return ids, self._chances[ids]
 
 
-class _SampledCrossEntropy(torch.autograd.Function):
+class _SampledCrossEntropy(_GradientsAtOnce):
     """As `_LinearCrossEntropy`, with columns for the sampled types, the same for all tokens, and one for the target."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, rows: Tensor, offsets: Tensor, hits: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(ctx: Any, features: Tensor, rows: Tensor, offsets: Tensor, columns: Tensor) -> Tensor:
+        """rows, offsets: of the targets, (N, P) and (N,), then of the sampled types. columns: (N,), where a token's
+        target stands among these; one past them where it does not."""
         count = len(features)
         right_rows, right_offsets = rows[:count], offsets[:count]
         # The target's column, the last, is not a product with one row for all tokens: it is filled in.
@@ -111,15 +123,13 @@ class _SampledCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=features.device)
         chunk = _chunk(count, len(matrix))
         buffer = features.new_empty(min(chunk, count), len(matrix))
-        ones = features.new_ones(1, min(chunk, count))
         for start in range(0, count, chunk):
             here = slice(start, start + chunk)
             x = features[here]
             gradient = buffer[: len(x)]
             torch.addmm(offset, x, matrix.t(), out=gradient)
+            gradient.scatter_(1, columns[here, None], -math.inf)
             gradient[:, -1] = right[here]
-            mine = (hits[0] >= start) & (hits[0] < start + chunk)
-            gradient[hits[0][mine] - start, hits[1][mine]] = -math.inf
             torch.softmax(gradient, dim=-1, out=gradient)
             chosen = gradient[:, -1]
             total -= chosen.double().clamp_min(1e-38).log().sum()
@@ -128,18 +138,11 @@ class _SampledCrossEntropy(torch.autograd.Function):
             torch.addmm(right_gradient * right_rows[here], gradient, matrix, out=grad_features[here])
             torch.mul(right_gradient, x, out=grad_rows[:count][here])
             grad_matrix += gradient.t() @ x
-            grad_offsets[count:] += (ones[:, : len(x)] @ gradient)[0, :-1]
+            grad_offsets[count:] += _column_sums(gradient)[:-1]
             grad_offsets[:count][here] = gradient[:, -1]
         grad_rows[count:] = grad_matrix[:-1]
         ctx.gradients = grad_features, grad_rows, grad_offsets
         return (total / count).to(offsets.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        grad_features, grad_rows, grad_offsets = ctx.gradients
-        del ctx.gradients
-        scale = grads[0] / grad_features.shape[0]
-        return grad_features.mul_(scale), grad_rows.mul_(scale), grad_offsets.mul_(scale), None
 
 
 def sampled_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, sampler: Sampler) -> Tensor:
@@ -148,15 +151,17 @@ def sampled_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, target
         Z = exp(logit of the target) + sum over sampled types that are not it of exp(logit) / chance of being sampled
 
     whose mean is the true one (importance sampling, Bengio & Senecal 2003; Jean et al. 2015; Horvitz & Thompson 1952).
+    A softmax over the sampled types and the target, in the type of the features.
     """
     sampled, chances = sampler.draw()
     chosen = torch.cat([targets, sampled])
     rows = F.embedding(chosen, weight).to(features.dtype)  # its gradient is added up faster than that of an index
     offsets = F.embedding(chosen, bias[:, None])[:, 0]
     offsets = torch.cat([offsets[: len(targets)], offsets[len(targets) :] - chances.log()])
-    columns = torch.searchsorted(sampled, targets).clamp_max(len(sampled) - 1)
-    hits = torch.nonzero(sampled[columns] == targets)[:, 0]  # tokens whose target was sampled too
-    return _SampledCrossEntropy.apply(features, rows, offsets, (hits, columns[hits]))  # type: ignore[no-any-return, no-untyped-call]
+    places = torch.searchsorted(sampled, targets)
+    found = torch.cat([sampled, sampled.new_tensor([-1])])[places] == targets
+    columns = places.where(found, len(sampled))
+    return _SampledCrossEntropy.apply(features, rows, offsets, columns)  # type: ignore[no-any-return, no-untyped-call]
 
 
 PIECES, PASSES = 4, 0.75

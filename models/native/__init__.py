@@ -13,6 +13,8 @@ _FEATURE_BITS = ("avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 FEATURES = frozenset(_FEATURE_BITS)
 """What the kernels know to use of a processor."""
 
+_TRAINING = "carousel_training_workspace"  # of x86 processors alone
+
 
 def _load() -> ctypes.CDLL | None:
     spec = find_spec("models.native._kernels")
@@ -21,8 +23,8 @@ def _load() -> ctypes.CDLL | None:
     loaded = ctypes.CDLL(spec.origin)
     loaded.carousel_network.restype = ctypes.c_void_p
     loaded.carousel_bytes.restype = ctypes.c_int64
-    if hasattr(loaded, "carousel_training_layer"):
-        loaded.carousel_training_layer.restype = ctypes.c_void_p
+    if hasattr(loaded, _TRAINING):
+        loaded.carousel_training_workspace.restype = ctypes.c_void_p
     return loaded
 
 
@@ -40,8 +42,13 @@ def processor_features() -> set[str]:
     return {name for i, name in enumerate(_FEATURE_BITS) if bits >> i & 1}
 
 
+def trains() -> bool:
+    """Whether the kernels can run an LSTM layer of a training on this processor."""
+    return hasattr(library, _TRAINING) and "avx512_bf16" in processor_features()
+
+
 def feature_bits(features: Set[str] = FEATURES) -> int:
-    """As the kernels take them."""
+    """The features in the form that the kernels take."""
     return sum((name in features) << i for i, name in enumerate(_FEATURE_BITS))
 
 

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -35,7 +36,7 @@ namespace {
 constexpr int kGroup = 64;       // outputs of a group
 constexpr int kUnits = 16;       // LSTM units of a group
 constexpr int kLine = 256;       // bytes of a line
-constexpr int kTileRows = 16;    // rows of an AMX tile; row buffers are padded to a multiple
+constexpr int kTileRows = 16;    // rows of an AMX tile; row buffers have as many to spare
 
 enum Type : int { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2 };
 

@@ -1,5 +1,5 @@
-// The inference step of an LSTM stack: packed weights, one pass per layer, and results that do not depend on company.
-// Here is what Python calls; lengths are checked there.
+// The inference step of an LSTM stack: packed weights, one pass per layer, and results that do not depend on company;
+// and an LSTM layer's training (training.h). Here is what Python calls; lengths and types are checked there.
 //
 // Batch invariance by construction. Every output element is one sum over k in ascending order (float32: a chain of
 // fused multiply-adds; bfloat16: the processor's pairwise dot product; int8: exact integer sums with one scale per row
@@ -27,28 +27,29 @@ void* carousel_network(int type, int threads, int features, const float* embeddi
 
 void carousel_free(void* network) { delete static_cast<Network*>(network); }
 
-// order: (outputs,), the row of each packed output. bias: (outputs,), in that order.
-void carousel_add_layer(void* network, const float* from_input, const float* from_hidden, const float* bias,
-                        const int32_t* order, int outputs, int inputs, int hidden) {
+// from_input: (4H, inputs). from_hidden: (4H, H). bias: (4H,).
+void carousel_add_layer(void* network, const float* from_input, const float* from_hidden, const float* bias, int inputs,
+                        int hidden) {
+    const std::vector<int32_t> order = gate_order(hidden);
     auto* net = static_cast<Network*>(network);
     Layer layer;
     layer.inputs = inputs;
     layer.hidden = hidden;
     layer.padded = (hidden + kUnits - 1) / kUnits * kUnits;
-    pack(layer.from_input, from_input, order, outputs, inputs, net->type, net->pool);
-    pack(layer.from_hidden, from_hidden, order, outputs, hidden, net->type, net->pool);
-    layer.bias.assign(bias, bias + outputs);
+    pack(layer.from_input, from_input, order, inputs, net->type, net->pool);
+    pack(layer.from_hidden, from_hidden, order, hidden, net->type, net->pool);
+    for (const int32_t row : order) layer.bias.push_back(row < 0 ? 0.0f : bias[row]);
     net->layers.push_back(std::move(layer));
 }
 
-// which: 0 the projection, 1 the output. bias: (outputs rounded up to 64,).
-void carousel_set_linear(void* network, int which, const float* weights, const float* bias, const int32_t* order,
-                         int outputs, int inputs) {
+// which: 0 the projection, 1 the output. weights: (outputs, inputs). bias: (outputs,).
+void carousel_set_linear(void* network, int which, const float* weights, const float* bias, int outputs, int inputs) {
     auto* net = static_cast<Network*>(network);
     Linear& l = which ? net->output : net->projection;
     l.matrix.emplace();
-    pack(*l.matrix, weights, order, outputs, inputs, net->type, net->pool);
-    l.bias.assign(bias, bias + size_t(l.matrix->groups) * kGroup);
+    pack(*l.matrix, weights, in_order(outputs), inputs, net->type, net->pool);
+    l.bias.assign(bias, bias + outputs);
+    l.bias.resize(size_t(l.matrix->groups) * kGroup);
 }
 
 int64_t carousel_bytes(void* network) {
@@ -113,19 +114,19 @@ void carousel_decode(void* network, int batch, int max_steps, double seconds, co
 
 #ifdef CAROUSEL_X86
 // Of processors with AVX-512 bfloat16 alone, as the next two.
-void* carousel_training_layer(int threads, int features) {
-    return new TrainingLayer(threads, processor().limited_to(features));
+void* carousel_training_workspace(int threads, int features) {
+    return new TrainingWorkspace(threads, processor().limited_to(features));
 }
 
-// See `TrainingLayer`.
-void carousel_layer_forward(void* layer, int tokens, int batch, int hidden, const float* weights, const float* bias,
+// See `TrainingWorkspace`.
+void carousel_layer_forward(void* workspace, int tokens, int batch, int hidden, const float* weights, const float* bias,
                             uint16_t* gates, uint16_t* h, float* c, uint16_t* cells) {
-    static_cast<TrainingLayer*>(layer)->forward(tokens, batch, hidden, weights, bias, gates, h, c, cells);
+    static_cast<TrainingWorkspace*>(workspace)->forward(tokens, batch, hidden, weights, bias, gates, h, c, cells);
 }
 
-void carousel_layer_backward(void* layer, int tokens, int batch, int hidden, const float* weights, uint16_t* gates,
+void carousel_layer_backward(void* workspace, int tokens, int batch, int hidden, const float* weights, uint16_t* gates,
                              const uint16_t* cells, const uint16_t* from_output, float* from_h, float* from_c) {
-    static_cast<TrainingLayer*>(layer)->backward(tokens, batch, hidden, weights, gates, cells, from_output, from_h, from_c);
+    static_cast<TrainingWorkspace*>(workspace)->backward(tokens, batch, hidden, weights, gates, cells, from_output, from_h, from_c);
 }
 #endif
 

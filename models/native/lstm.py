@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from models.native import feature_bits, library, pointer, processor_features
+from models.native import feature_bits, library, pointer, trains
 
 
 def usable(x: Tensor) -> bool:
@@ -21,20 +22,28 @@ def usable(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and "avx512_bf16" in processor_features()
+        and trains()
     )
 
 
 def run_layer(
     x: Tensor, from_input: Tensor, from_hidden: Tensor, bias: Tensor, h: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x: (B, T, inputs). from_input: (4H, inputs), from_hidden: (4H, H), bias: (4H,), gates i, f, g, o. h, c: (B, H),
-    before the window; all float32. Returns h of each token, (B, T, H), bfloat16, and the last h and c, float32.
+    """x: (B, T, inputs), of any type. from_input: (4H, inputs), from_hidden: (4H, H), bias: (4H,), of the gates
+    i, f, g, o. h, c: (B, H), before the window. Returns h of each token, (B, T, H), bfloat16, and the last h and c,
+    float32. Gradients can be had once, and have none of their own.
 
     Products are of bfloat16 values with float32 sums, the cell is float32, and what is kept for the way back bfloat16.
     """
-    time_major = x.transpose(0, 1).to(torch.bfloat16, memory_format=torch.contiguous_format)
-    made, h, c = _Layer.apply(time_major, from_input.bfloat16(), from_hidden, bias, h, c)  # type: ignore[no-untyped-call]
+    batch, tokens, _ = x.shape
+    assert tokens > 0
+    assert h.shape == c.shape == (batch, from_hidden.shape[1])
+    assert 4 * h.shape[1] == len(from_hidden) == len(from_input) == len(bias)
+    time_major = x.transpose(0, 1).to(torch.bfloat16).contiguous()
+    state = h.float(), c.float()
+    made, h, c = _Layer.apply(  # type: ignore[no-untyped-call]
+        time_major, from_input.bfloat16(), from_hidden.float(), bias.float(), *state
+    )
     return made.transpose(0, 1), h, c
 
 
@@ -52,34 +61,41 @@ class _Layer(torch.autograd.Function):
         hiddens[0] = h
         c = c.clone(memory_format=torch.contiguous_format)
         weights, bias = from_hidden.contiguous(), bias.contiguous()
-        tensors = (weights, bias, gates, hiddens, c, cells)
-        library.carousel_layer_forward(_layer(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors))
-        ctx.kept = x, from_input, from_hidden, gates, hiddens, cells
+        tensors = weights, bias, gates, hiddens, c, cells
+        library.carousel_layer_forward(
+            _workspace(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors)
+        )
+        ctx.save_for_backward(x, from_input, from_hidden)
+        ctx.kept = gates, hiddens, cells
         return hiddens[1:], hiddens[-1].float(), c
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         assert library is not None
+        x, from_input, from_hidden = ctx.saved_tensors
         if ctx.kept is None:
             raise RuntimeError("gradients of this layer can be had once: they are made where its gates were kept")
-        x, from_input, from_hidden, gates, hiddens, cells = ctx.kept
+        gates, hiddens, cells = ctx.kept
         ctx.kept = None
         tokens, batch, _ = x.shape
         hidden = from_hidden.shape[1]
         from_output = grads[0].contiguous()
         grad_h, grad_c = (grad.clone(memory_format=torch.contiguous_format) for grad in grads[1:])
         to_hidden = from_hidden.t().contiguous()
-        tensors = (to_hidden, gates, cells, from_output, grad_h, grad_c)
-        library.carousel_layer_backward(_layer(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors))
-        grad_x = torch.mm(gates, from_input).view_as(x)
+        tensors = to_hidden, gates, cells, from_output, grad_h, grad_c
+        library.carousel_layer_backward(
+            _workspace(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors)
+        )
+        grad_x = torch.mm(gates, from_input).view_as(x) if ctx.needs_input_grad[0] else None
         grad_from_input = torch.mm(gates.t(), x.flatten(0, 1))
         grad_from_hidden = torch.mm(gates.t(), hiddens[:-1].flatten(0, 1)).float()
-        grad_bias = torch.mm(gates.new_ones(1, len(gates)), gates)[0].float()
+        grad_bias = torch.mm(gates.new_ones(1, len(gates)), gates)[0].float()  # a sum over rows, faster as a product
         return grad_x, grad_from_input, grad_from_hidden, grad_bias, grad_h, grad_c
 
 
 @cache
-def _layer(threads: int) -> ctypes.c_void_p:
+def _workspace(threads: int) -> ctypes.c_void_p:
     """The kernels' threads and working memory, for as long as the process lives."""
     assert library is not None
-    return ctypes.c_void_p(library.carousel_training_layer(threads, feature_bits()))
+    return ctypes.c_void_p(library.carousel_training_workspace(threads, feature_bits()))

@@ -24,6 +24,22 @@ struct Matrix {
     size_t bytes() const { return size_t(groups) * lines * kLine + scale.size() * 4; }
 };
 
+// The gate row of each packed output of an LSTM layer, -1 for padding.
+std::vector<int32_t> gate_order(int hidden) {
+    std::vector<int32_t> order((hidden + kUnits - 1) / kUnits * kGroup);
+    for (int n = 0; n < int(order.size()); ++n) {
+        const int unit = n / kGroup * kUnits + n % kUnits;
+        order[n] = unit < hidden ? n % kGroup / kUnits * hidden + unit : -1;
+    }
+    return order;
+}
+
+std::vector<int32_t> in_order(int outputs) {
+    std::vector<int32_t> order(outputs);
+    std::iota(order.begin(), order.end(), 0);
+    return order;
+}
+
 // row: the weights of output n. column: where its first 32 bits go.
 void pack_output(Matrix& m, int n, const float* row, char* column) {
     if (m.type == kFloat32) {
@@ -48,8 +64,9 @@ void pack_output(Matrix& m, int n, const float* row, char* column) {
     }
 }
 
-// weights: (rows, inputs). order[i]: the row that output i is, or -1 for padding; outputs of them. What m held is lost.
-void pack(Matrix& m, const float* weights, const int32_t* order, int outputs, int inputs, Type type, Pool& pool) {
+// weights: (rows, inputs). order[i]: the row that output i is, or -1 for padding. What m held is lost.
+void pack(Matrix& m, const float* weights, const std::vector<int32_t>& order, int inputs, Type type, Pool& pool) {
+    const int outputs = int(order.size());
     m.type = type;
     m.outputs = outputs;
     m.inputs = inputs;

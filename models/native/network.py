@@ -16,7 +16,6 @@ from models.network import LanguageModel, LayerWeights, NetworkConfig
 from models.sampling import Draw, SamplingParams, adjust_logits
 
 _TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
-_GROUP, _UNITS = 64, 16  # as in kernels.cpp
 # As the structs in sampling.h and decoding.h.
 _DRAW = struct.Struct("=QQQfffiii")
 _PLAN = struct.Struct("=QQqqqfffiiii4x")
@@ -166,30 +165,13 @@ class NativeNetwork:
 
     def _add_layer(self, layer: LayerWeights) -> None:
         from_input, from_hidden = layer.from_input.detach().contiguous(), layer.from_hidden.detach().contiguous()
-        hidden = from_hidden.shape[1]
-        order = _gate_order(hidden)
-        bias = (layer.input_bias + layer.hidden_bias).detach()[order.clamp_min(0).long()] * (order >= 0)
-        self._library.carousel_add_layer(
-            self._network,
-            *map(pointer, (from_input, from_hidden, bias.contiguous(), order)),
-            len(order),
-            from_input.shape[1],
-            hidden,
-        )
+        bias = (layer.input_bias + layer.hidden_bias).detach()
+        sizes = from_input.shape[1], from_hidden.shape[1]
+        self._library.carousel_add_layer(self._network, *map(pointer, (from_input, from_hidden, bias)), *sizes)
 
     def _set_linear(self, which: int, linear: torch.nn.Linear) -> None:
-        weight = linear.weight.detach().contiguous()
-        bias = torch.zeros(-(-len(weight) // _GROUP) * _GROUP)
-        bias[: len(weight)] = linear.bias.detach()
-        order = torch.arange(len(weight), dtype=torch.int32)
-        self._library.carousel_set_linear(self._network, which, *map(pointer, (weight, bias, order)), *weight.shape)
-
-
-def _gate_order(hidden: int) -> Tensor:
-    """The gate row of each packed output: groups of 16 units, in each the gates i, f, g, o; -1 pads the last group."""
-    units = torch.arange(-(-hidden // _UNITS) * _UNITS, dtype=torch.int32).view(-1, 1, _UNITS)
-    gates = torch.arange(4, dtype=torch.int32).view(1, 4, 1) * hidden
-    return torch.where(units < hidden, gates + units, -1).flatten().to(torch.int32).contiguous()
+        weight, bias = linear.weight.detach().contiguous(), linear.bias.detach().contiguous()
+        self._library.carousel_set_linear(self._network, which, *map(pointer, (weight, bias)), *weight.shape)
 
 
 def _temperature(params: SamplingParams) -> float:

@@ -12,16 +12,6 @@
 
 namespace {
 
-// The gate row of each packed output; see matrix.h.
-std::vector<int32_t> gate_order(int hidden) {
-    std::vector<int32_t> order((hidden + kUnits - 1) / kUnits * kGroup);
-    for (int n = 0; n < int(order.size()); ++n) {
-        const int unit = n / kGroup * kUnits + n % kUnits;
-        order[n] = unit < hidden ? n % kGroup / kUnits * hidden + unit : -1;
-    }
-    return order;
-}
-
 // Sixteen bfloat16 values, those of the lanes that are there, and back.
 TARGET_BF16 INLINE __m512 load_bfloat16(__mmask16 there, const uint16_t* from) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, from)), 16));
@@ -31,15 +21,17 @@ TARGET_BF16 INLINE void store_bfloat16(uint16_t* to, __mmask16 there, __m512 val
     _mm256_mask_storeu_epi16(to, there, (__m256i)_mm512_cvtneps_pbh(values));
 }
 
-// sigmoid(x) with factor -1; tanh(x) = 2 * squashed(x, -2) - 1.
-TARGET_BF16 INLINE __m512 squashed(__m512 x, float factor) {
+// 1 / (1 + exp(factor * x)). What is not a number stays so: training that has gone wrong is to be seen.
+TARGET_BF16 INLINE __m512 logistic(__m512 x, float factor) {
     const __m512 d = _mm512_add_ps(_mm512_set1_ps(1.0f), exp_512(_mm512_mul_ps(x, _mm512_set1_ps(factor))));
     const __m512 guess = _mm512_rcp14_ps(d);  // one step of Newton's method makes 14 bits 24
-    return _mm512_mul_ps(guess, _mm512_fnmadd_ps(d, guess, _mm512_set1_ps(2.0f)));
+    const __m512 value = _mm512_mul_ps(guess, _mm512_fnmadd_ps(d, guess, _mm512_set1_ps(2.0f)));
+    return _mm512_mask_mov_ps(value, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x);
 }
 
+TARGET_BF16 INLINE __m512 sigmoid_512(__m512 x) { return logistic(x, -1.0f); }
 TARGET_BF16 INLINE __m512 tanh_512(__m512 x) {
-    return _mm512_fmsub_ps(_mm512_set1_ps(2.0f), squashed(x, -2.0f), _mm512_set1_ps(1.0f));
+    return _mm512_fmsub_ps(_mm512_set1_ps(2.0f), logistic(x, -2.0f), _mm512_set1_ps(1.0f));
 }
 
 // Up to sixteen units of one row, one token. products: (64), what h contributes to their gates. bias, gates: of the first
@@ -53,8 +45,8 @@ TARGET_BF16 void cell_forward(int units, int hidden, const float* products, cons
                                          _mm512_maskz_loadu_ps(there, bias + gate * hidden));
         return _mm512_add_ps(load_bfloat16(there, gates + gate * hidden), sum);
     };
-    const __m512 i = squashed(before(0), -1.0f), f = squashed(before(1), -1.0f);
-    const __m512 g = tanh_512(before(2)), o = squashed(before(3), -1.0f);
+    const __m512 i = sigmoid_512(before(0)), f = sigmoid_512(before(1));
+    const __m512 g = tanh_512(before(2)), o = sigmoid_512(before(3));
     const __m512 next = _mm512_fmadd_ps(f, _mm512_maskz_loadu_ps(there, c), _mm512_mul_ps(i, g));
     store_bfloat16(gates, there, i);
     store_bfloat16(gates + hidden, there, f);
@@ -92,25 +84,25 @@ TARGET_BF16 void cell_backward(int units, int hidden, const float* from_later, c
     _mm512_mask_storeu_ps(from_cell, there, _mm512_mul_ps(dc, f));
 }
 
-// Runs layers, one window at a time. Tensors are contiguous; uint16_t stands for bfloat16.
-class TrainingLayer {
+// The threads and the memory that layers are run with, one window at a time. Tensors are contiguous; uint16_t stands for
+// bfloat16.
+class TrainingWorkspace {
   public:
-    TrainingLayer(int threads, const Processor& p) : processor_(p), choice_(choose(kBFloat16, p)), pool_(threads) {}
+    TrainingWorkspace(int threads, const Processor& p) : choice_(choose(kBFloat16, p)), pool_(threads) {}
 
     // weights: (4H, H). bias: (4H). gates: (T, B, 4H), in: what the inputs contribute, out: activations. h, cells:
     // (T + 1, B, H), the first of them what was before the window. c: (B, H), float32, before and after the window.
     void forward(int tokens, int batch, int hidden, const float* weights, const float* bias, uint16_t* gates, uint16_t* h,
                  float* c, uint16_t* cells) {
         const std::lock_guard<std::mutex> alone(mutex_);
-        const std::vector<int32_t> order = gate_order(hidden);
-        pack(matrix_, weights, order.data(), int(order.size()), hidden, kBFloat16, pool_);
+        pack(matrix_, weights, gate_order(hidden), hidden, kBFloat16, pool_);
         for (Rows& rows : rows_) clear(rows, batch);
         for (int b = 0; b < batch; ++b) std::memcpy(rows_[0].row(b), h + size_t(b) * hidden, size_t(hidden) * 2);
         round_to_bfloat16(c, batch * hidden, cells);
         const size_t size = size_t(batch) * hidden;
         for (int t = 0; t < tokens; ++t) {
             const Rows &now = rows_[t & 1], &next = rows_[~t & 1];
-            for_blocks(batch, [&](int group, int first, int count, const float* products) {
+            for_blocks(now, batch, [&](int group, int first, int count, const float* products) {
                 const int unit = group * kUnits, width = std::min(kUnits, hidden - unit);
                 for (int r = 0; r < count; ++r) {
                     const size_t at = size_t(first + r) * hidden + unit, to = (size_t(t) + 1) * size + at;
@@ -118,7 +110,7 @@ class TrainingLayer {
                                  gates + 4 * (t * size + size_t(first + r) * hidden) + unit, c + at, cells + to, h + to,
                                  values(next, first + r) + unit);
                 }
-            }, now);
+            });
         }
     }
 
@@ -128,14 +120,13 @@ class TrainingLayer {
     void backward(int tokens, int batch, int hidden, const float* weights, uint16_t* gates, const uint16_t* cells,
                   const uint16_t* from_output, float* from_h, float* from_c) {
         const std::lock_guard<std::mutex> alone(mutex_);
-        std::vector<int32_t> order(hidden);
-        for (int n = 0; n < hidden; ++n) order[n] = n;
-        pack(matrix_, weights, order.data(), hidden, 4 * hidden, kBFloat16, pool_);
+        pack(matrix_, weights, in_order(hidden), 4 * hidden, kBFloat16, pool_);
         for (Rows& rows : rows_) clear(rows, batch);
         const size_t size = size_t(batch) * hidden;
         for (int t = tokens - 1; t >= 0; --t) {
             const Rows &later = rows_[~t & 1], &now = rows_[t & 1];
-            const auto units = [&](int unit, int width, int row, const float* from_later) {
+            const auto sixteen = [&](int unit, int row, const float* from_later) {
+                const int width = std::min(kUnits, hidden - unit);
                 const size_t at = size_t(row) * hidden + unit, kept = t * size + at;
                 cell_backward(width, hidden, from_later, from_output + kept, cells + kept + size, cells + kept, from_c + at,
                               gates + 4 * (t * size + size_t(row) * hidden) + unit, values(now, row) + unit);
@@ -143,21 +134,21 @@ class TrainingLayer {
             if (t == tokens - 1) {
                 pool_.run(batch, [&](int row) {
                     for (int unit = 0; unit < hidden; unit += kUnits)
-                        units(unit, std::min(kUnits, hidden - unit), row, from_h + size_t(row) * hidden + unit);
+                        sixteen(unit, row, from_h + size_t(row) * hidden + unit);
                 });
                 continue;
             }
-            for_blocks(batch, [&](int group, int first, int count, const float* products) {
+            for_blocks(later, batch, [&](int group, int first, int count, const float* products) {
                 for (int unit = group * kGroup; unit < std::min(hidden, (group + 1) * kGroup); unit += kUnits)
                     for (int r = 0; r < count; ++r)
-                        units(unit, std::min(kUnits, hidden - unit), first + r, products + r * kGroup + unit % kGroup);
-            }, later);
+                        sixteen(unit, first + r, products + r * kGroup + unit % kGroup);
+            });
         }
-        for_blocks(batch, [&](int group, int first, int count, const float* products) {
+        for_blocks(rows_[0], batch, [&](int group, int first, int count, const float* products) {
             const int width = std::min(kGroup, hidden - group * kGroup);
             for (int r = 0; r < count; ++r)
                 std::memcpy(from_h + size_t(first + r) * hidden + group * kGroup, products + r * kGroup, size_t(width) * 4);
-        }, rows_[0]);
+        });
     }
 
   private:
@@ -170,9 +161,9 @@ class TrainingLayer {
         std::memset(rows.row(0), 0, size_t(batch) * rows.stride);
     }
 
-    // use(group, first row, rows, products (rows, 64)), for all groups and rows.
+    // use(group, first row, rows, products (rows, 64)), for the products of all rows of x with all groups.
     template <typename F>
-    void for_blocks(int batch, const F& use, const Rows& x) {
+    void for_blocks(const Rows& x, int batch, const F& use) {
         const int blocks = (batch + kBlock - 1) / kBlock;
         for_items(pool_, choice_, matrix_.groups * blocks, [&](int item) {
             alignas(64) float products[kTileRows * kGroup];
@@ -185,7 +176,6 @@ class TrainingLayer {
         });
     }
 
-    const Processor processor_;
     const Choice choice_;
     Pool pool_;
     std::mutex mutex_;

@@ -39,10 +39,11 @@ def test_loss_and_gradients_equal_cross_entropy() -> None:
 
 
 @pytest.mark.usefixtures("rows_per_chunk")
-def test_sampled_loss_and_gradients_equal_its_definition() -> None:
+@pytest.mark.parametrize("types", [[0, 3, 4, 9], [V - 1], []])
+def test_sampled_loss_and_gradients_equal_its_definition(types: list[int]) -> None:
     features, weight, bias = tensors = leaves()
     targets = torch.randint(V, (COUNT,))
-    sampled, chances = torch.tensor([0, 3, 4, 9]), torch.tensor([0.9, 0.5, 0.4, 0.2])
+    sampled, chances = torch.tensor(types, dtype=torch.int64), torch.linspace(0.2, 0.9, len(types))
     sampler = Sampler(V, 4, torch.device("cpu"))
     sampler.draw = lambda: (sampled, chances)  # type: ignore[method-assign]
     value = sampled_cross_entropy(features, weight, bias, targets, sampler)

@@ -1,24 +1,19 @@
 """The LSTM layer that training runs: against torch's, in float32."""
 
-from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from models.native import lstm, processor_features
+from models.native import lstm, trains
 from models.network import LanguageModel, NetworkConfig
+from training.config import TrainingConfig
+from training.loss import WindowLoss
 
-pytestmark = pytest.mark.skipif("avx512_bf16" not in processor_features(), reason="needs AVX-512 bfloat16")
+pytestmark = pytest.mark.skipif(not trains(), reason="needs AVX-512 bfloat16")
 
 Results = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def both_ways(native: bool, batch: int, tokens: int, inputs: int, hidden: int) -> Results:
@@ -55,12 +50,44 @@ def test_outputs_and_gradients_are_those_of_float32_up_to_bfloat16(
         assert error < 0.02, f"{name}: {error:.4f}"  # bfloat16 has 8 bits; torch's own layer comes as close
 
 
-def test_the_number_of_threads_changes_nothing() -> None:
-    torch.set_num_threads(1)
-    one = both_ways(True, 40, 12, 33, 70)
-    torch.set_num_threads(3)
-    three = both_ways(True, 40, 12, 33, 70)
-    assert all(torch.equal(one[name], three[name]) for name in one)
+def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", partial(int, threads))
+        results.append(both_ways(True, 40, 12, 33, 70))
+    assert all(torch.equal(one, other) for one, other in zip(*(r.values() for r in results), strict=True))
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    x, state = torch.zeros(2, 3, 4), torch.zeros(2, 5)
+    bias = torch.zeros(20)
+    bias[7] = torch.nan
+    made, _, _ = lstm.run_layer(x, torch.randn(20, 4), torch.randn(20, 5), bias, state, state)
+    assert made.isnan().any()
+
+
+@pytest.mark.parametrize("truncation", ["fixed", "randomised"])
+def test_a_window_under_noise_has_the_gradients_of_torch_s_layers(
+    truncation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = NetworkConfig(vocabulary_size=30, embedding_size=16, hidden_sizes=(24, 40), projection_size=16, tied=True)
+    values = {"locked": True, "dropout": 0.3, "dropconnect": 0.4, "word_dropout": 0.1, "activation_l2": 1.0}
+    config = TrainingConfig(steps=1, bptt_length=12, batch_size=8, truncation=truncation, **values)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    model = LanguageModel(network)
+    loss = WindowLoss(model, config, torch.bfloat16)
+    inputs, targets = torch.randint(30, (2, 8, 12)).unbind()
+    state = torch.randn(8, network.state_layout.size)
+
+    def gradients() -> list[Tensor]:
+        torch.manual_seed(1)  # of the noise
+        nats, penalty, _ = loss(inputs, targets, state)
+        return list(torch.autograd.grad(nats + penalty, list(model.parameters())))
+
+    ours = gradients()
+    monkeypatch.setattr(lstm, "usable", lambda _x: False)
+    for (name, _), one, other in zip(model.named_parameters(), ours, gradients(), strict=True):
+        assert (one - other).norm() < 0.02 * other.norm(), name
 
 
 def test_a_language_model_trains_with_it_under_autocast_alone() -> None:
