@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.network import LanguageModel, NetworkConfig
+from models.process import release_memory
 from models.scoring import token_logprobs
 from training.batching import Batches, mix
 from training.config import TrainingConfig, resolve_precision
@@ -154,6 +155,7 @@ class Trainer:
                 finished = self._progress(step, seconds) >= 1
                 if step % self.config.validate_every == 0 or finished:
                     valid_nats = self._validate()
+                    release_memory()
                     tell(replace(report, loss_nats=None, gradient_norm=None, valid_nats=valid_nats))
                     self._remember_best(valid_nats)
                     self._begin_average(valid_nats)
