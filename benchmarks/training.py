@@ -147,6 +147,7 @@ def _compare(name: str, runs: dict[Side, list[dict[str, float]]], peak: float) -
         "memory_mib": memory,
         "libraries_mib": {side: found[0]["libraries_mib"] for side, found in runs.items()},
         "speedup": speeds["ours"] / speeds["script"],
+        "sampled_speedup": speeds["sampled"] / speeds["script"],
         "memory_share": memory["ours"] / memory["script"],
         "of_bfloat16_peak": load.operations_per_token() * speeds["ours"] / peak,
     }
@@ -154,7 +155,7 @@ def _compare(name: str, runs: dict[Side, list[dict[str, float]]], peak: float) -
 
 def _table(records: list[dict[str, Any]], peak: float) -> Table:
     table = Table(title=f"best bfloat16 matrix product: {peak / 1e9:,.0f} GFLOP/s")
-    for title in ("shape", "tokens/s: script", "ours", "ratio", "sampled", "MiB: script", "ours", "share", "of peak"):
+    for title in ("shape", "tokens/s: script", "ours", "ratio", "sampled", "ratio", "MiB: script", "ours", "share", "of peak"):
         table.add_column(title, justify="left" if title == "shape" else "right")
     for record in records:
         speeds, memory = record["tokens_per_second"], record["memory_mib"]
@@ -164,6 +165,7 @@ def _table(records: list[dict[str, Any]], peak: float) -> Table:
             f"{speeds['ours']:,.0f}",
             f"{record['speedup']:.2f}x",
             f"{speeds['sampled']:,.0f}",
+            f"{record['sampled_speedup']:.2f}x",
             f"{memory['script']:,.0f}",
             f"{memory['ours']:,.0f}",
             f"{record['memory_share']:.0%}",
