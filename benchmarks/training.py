@@ -155,7 +155,18 @@ def _compare(name: str, runs: dict[Side, list[dict[str, float]]], peak: float) -
 
 def _table(records: list[dict[str, Any]], peak: float) -> Table:
     table = Table(title=f"best bfloat16 matrix product: {peak / 1e9:,.0f} GFLOP/s")
-    for title in ("shape", "tokens/s: script", "ours", "ratio", "sampled", "ratio", "MiB: script", "ours", "share", "of peak"):
+    for title in (
+        "shape",
+        "tokens/s: script",
+        "ours",
+        "ratio",
+        "sampled",
+        "ratio",
+        "MiB: script",
+        "ours",
+        "share",
+        "of peak",
+    ):
         table.add_column(title, justify="left" if title == "shape" else "right")
     for record in records:
         speeds, memory = record["tokens_per_second"], record["memory_mib"]
