@@ -27,7 +27,7 @@ def prepare_process() -> None:
 
 def release_memory() -> None:
     """Hand back to the system what is free. Call now and then where large blocks of many sizes come and go: they leave
-    holes that the next ones do not fit into, and what `prepare_process` keeps grows by some MB a second."""
+    holes that the next ones do not fit into, and what `prepare_process` keeps grows by tens of MB a minute."""
     if libc := _glibc():
         libc.malloc_trim(0)
 

@@ -40,10 +40,8 @@ def run_layer(
     assert h.shape == c.shape == (batch, from_hidden.shape[1])
     assert 4 * h.shape[1] == len(from_hidden) == len(from_input) == len(bias)
     time_major = x.transpose(0, 1).to(torch.bfloat16).contiguous()
-    state = h.float(), c.float()
-    made, h, c = _Layer.apply(  # type: ignore[no-untyped-call]
-        time_major, from_input.bfloat16(), from_hidden.float(), bias.float(), *state
-    )
+    weights = from_input.bfloat16(), from_hidden.float(), bias.float()
+    made, h, c = _Layer.apply(time_major, *weights, h.float(), c.float())  # type: ignore[no-untyped-call]
     return made.transpose(0, 1), h, c
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.native import lstm, trains
 from models.network import LanguageModel, NetworkConfig
+from training.batching import Truncation
 from training.config import TrainingConfig
 from training.loss import WindowLoss
 
@@ -68,11 +69,20 @@ def test_what_is_not_a_number_stays_so() -> None:
 
 @pytest.mark.parametrize("truncation", ["fixed", "randomised"])
 def test_a_window_under_noise_has_the_gradients_of_torch_s_layers(
-    truncation: str, monkeypatch: pytest.MonkeyPatch
+    truncation: Truncation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = NetworkConfig(vocabulary_size=30, embedding_size=16, hidden_sizes=(24, 40), projection_size=16, tied=True)
-    values = {"locked": True, "dropout": 0.3, "dropconnect": 0.4, "word_dropout": 0.1, "activation_l2": 1.0}
-    config = TrainingConfig(steps=1, bptt_length=12, batch_size=8, truncation=truncation, **values)  # type: ignore[arg-type]
+    config = TrainingConfig(
+        steps=1,
+        bptt_length=12,
+        batch_size=8,
+        truncation=truncation,
+        locked=True,
+        dropout=0.3,
+        dropconnect=0.4,
+        word_dropout=0.1,
+        activation_l2=1.0,
+    )
     torch.manual_seed(0)
     model = LanguageModel(network)
     loss = WindowLoss(model, config, torch.bfloat16)
