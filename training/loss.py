@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from models.native.products import add_transposed, multiply, right_hand, softmax_gradient_
 from models.network import LanguageModel
 from training.config import TrainingConfig
 from training.regularisation import TrainingNoise
@@ -25,11 +26,6 @@ def _chunk(count: int, width: int) -> int:
     """Rows of a chunk where there are `count`, each of `width` logits: chunks of one size, a multiple of 64."""
     chunks = -(-count * width // CHUNK_ELEMENTS)
     return -(-count // chunks // 64) * 64
-
-
-def _column_sums(matrix: Tensor) -> Tensor:
-    """(N, V) -> (V,); of bfloat16 a product is faster than a sum."""
-    return (matrix.new_ones(1, len(matrix)) @ matrix)[0]
 
 
 class _GradientsAtOnce(torch.autograd.Function):
@@ -50,7 +46,7 @@ class _LinearCrossEntropy(_GradientsAtOnce):
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
         count, vocabulary_size = features.shape[0], weight.shape[0]
         matrix = weight.to(features.dtype)
-        offset = bias.to(features.dtype)
+        to_logits, to_features = right_hand(matrix.t()), right_hand(matrix)
         grad_features = torch.empty_like(features)
         grad_weight = torch.zeros_like(weight)
         grad_bias = torch.zeros_like(bias)
@@ -58,17 +54,12 @@ class _LinearCrossEntropy(_GradientsAtOnce):
         chunk = _chunk(count, vocabulary_size)
         buffer = features.new_empty(min(chunk, count), vocabulary_size)
         for start in range(0, count, chunk):
-            rows = features[start : start + chunk]
-            target = (torch.arange(len(rows), device=rows.device), targets[start : start + chunk])
-            gradient = buffer[: len(rows)]
-            torch.addmm(offset, rows, matrix.t(), out=gradient)
-            torch.softmax(gradient, dim=-1, out=gradient)
-            chosen = gradient[target]
-            total -= chosen.double().clamp_min(1e-38).log().sum()
-            gradient[target] = chosen - 1
-            torch.mm(gradient, matrix, out=grad_features[start : start + chunk])
-            grad_weight += gradient.t() @ rows
-            grad_bias += _column_sums(gradient)
+            here = slice(start, start + chunk)
+            x = features[here]
+            gradient = multiply(x, to_logits, bias, out=buffer[: len(x)])
+            total += softmax_gradient_(gradient, targets[here]).sum(dtype=torch.float64)
+            multiply(gradient, to_features, out=grad_features[here])
+            add_transposed(gradient, x, grad_weight, grad_bias)
         ctx.gradients = grad_features, grad_weight, grad_bias
         return (total / count).to(weight.dtype)
 
@@ -116,31 +107,30 @@ class _SampledCrossEntropy(_GradientsAtOnce):
         right_rows, right_offsets = rows[:count], offsets[:count]
         # The target's column, the last, is not a product with one row for all tokens: it is filled in.
         matrix = torch.cat([rows[count:], rows.new_zeros(1, rows.shape[1])])
-        offset = torch.cat([offsets[count:], offsets.new_zeros(1)]).to(features.dtype)
+        offset = torch.cat([offsets[count:], offsets.new_zeros(1)])
+        to_logits, to_features = right_hand(matrix.t()), right_hand(matrix)
         right = (features * right_rows).sum(1, dtype=offsets.dtype) + right_offsets
         grad_features, grad_rows = torch.empty_like(features), torch.empty_like(rows)
-        grad_matrix = torch.zeros_like(matrix, dtype=offsets.dtype)
-        grad_offsets = torch.zeros_like(offsets)
+        grad_matrix, grad_offset = torch.zeros_like(matrix, dtype=offsets.dtype), torch.zeros_like(offset)
+        grad_offsets = torch.empty_like(offsets)
+        last = columns.new_full((count,), len(matrix) - 1)
         total = torch.zeros((), dtype=torch.float64, device=features.device)
         chunk = _chunk(count, len(matrix))
         buffer = features.new_empty(min(chunk, count), len(matrix))
         for start in range(0, count, chunk):
             here = slice(start, start + chunk)
             x = features[here]
-            gradient = buffer[: len(x)]
-            torch.addmm(offset, x, matrix.t(), out=gradient)
+            gradient = multiply(x, to_logits, offset, out=buffer[: len(x)])
             gradient.scatter_(1, columns[here, None], -math.inf)
             gradient[:, -1] = right[here]
-            torch.softmax(gradient, dim=-1, out=gradient)
-            chosen = gradient[:, -1]
-            total -= chosen.double().clamp_min(1e-38).log().sum()
-            gradient[:, -1] = chosen - 1
+            total += softmax_gradient_(gradient, last[here]).sum(dtype=torch.float64)
             right_gradient = gradient[:, -1:]
-            torch.addmm(right_gradient * right_rows[here], gradient, matrix, out=grad_features[here])
+            multiply(gradient, to_features, out=grad_features[here])
+            grad_features[here].addcmul_(right_gradient, right_rows[here])
             torch.mul(right_gradient, x, out=grad_rows[:count][here])
-            grad_matrix += gradient.t() @ x
-            grad_offsets[count:] += _column_sums(gradient)[:-1]
             grad_offsets[:count][here] = gradient[:, -1]
+            add_transposed(gradient, x, grad_matrix, grad_offset)
+        grad_offsets[count:] = grad_offset[:-1]
         grad_rows[count:] = grad_matrix[:-1]
         ctx.gradients = grad_features, grad_rows, grad_offsets
         return (total / count).to(offsets.dtype)

@@ -1,4 +1,5 @@
-"""The native kernels (kernels.cpp), where the package's build has made them: `network` serves with them, `lstm` trains.
+"""The native kernels (kernels.cpp), where the package's build has made them: `network` serves with them, `lstm` and
+`products` train.
 
 `available()` says whether they can be used; whoever runs a network has torch to fall back on.
 """
@@ -13,7 +14,7 @@ _FEATURE_BITS = ("avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 FEATURES = frozenset(_FEATURE_BITS)
 """What the kernels know to use of a processor."""
 
-_TRAINING = "carousel_training_workspace"  # of x86 processors alone
+_TRAINING = "carousel_packed_bytes"  # of x86 processors alone, and of what was built since
 
 
 def _load() -> ctypes.CDLL | None:
@@ -25,6 +26,7 @@ def _load() -> ctypes.CDLL | None:
     loaded.carousel_bytes.restype = ctypes.c_int64
     if hasattr(loaded, _TRAINING):
         loaded.carousel_training_workspace.restype = ctypes.c_void_p
+        loaded.carousel_packed_bytes.restype = ctypes.c_int64
     return loaded
 
 

@@ -113,7 +113,7 @@ void carousel_decode(void* network, int batch, int max_steps, double seconds, co
 // ---- training ------------------------------------------------------------------------------------------------------
 
 #ifdef CAROUSEL_X86
-// Of processors with AVX-512 bfloat16 alone, as the next two.
+// Of processors with AVX-512 bfloat16 alone, as all that takes a workspace.
 void* carousel_training_workspace(int threads, int features) {
     return new TrainingWorkspace(threads, processor().limited_to(features));
 }
@@ -127,6 +127,32 @@ void carousel_layer_forward(void* workspace, int tokens, int batch, int hidden, 
 void carousel_layer_backward(void* workspace, int tokens, int batch, int hidden, const float* weights, uint16_t* gates,
                              const uint16_t* cells, const uint16_t* from_output, float* from_h, float* from_c) {
     static_cast<TrainingWorkspace*>(workspace)->backward(tokens, batch, hidden, weights, gates, cells, from_output, from_h, from_c);
+}
+
+// Products: see multiply.h.
+int64_t carousel_packed_bytes(int inputs, int outputs) { return int64_t(packed_bytes(inputs, outputs)); }
+
+void carousel_pack(void* workspace, int inputs, int outputs, const uint16_t* from, int transposed, char* to) {
+    static_cast<TrainingWorkspace*>(workspace)->run(
+        [&](Pool& pool, int) { pack_right(pool, inputs, outputs, from, transposed, to); });
+}
+
+void carousel_multiply(void* workspace, int rows, int outputs, int inputs, const uint16_t* a, const char* b,
+                       const float* bias, uint16_t* out) {
+    static_cast<TrainingWorkspace*>(workspace)->run(
+        [&](Pool& pool, int threads) { multiply(pool, threads, rows, outputs, inputs, a, b, bias, out); });
+}
+
+void carousel_add_transposed(void* workspace, int rows, int outputs, int inputs, const uint16_t* a, const char* b,
+                             float* out, float* column_sums) {
+    static_cast<TrainingWorkspace*>(workspace)->run(
+        [&](Pool& pool, int) { add_transposed(pool, rows, outputs, inputs, a, b, out, column_sums); });
+}
+
+void carousel_softmax_gradient(void* workspace, int rows, int outputs, uint16_t* logits, const int64_t* targets,
+                               float* nats) {
+    static_cast<TrainingWorkspace*>(workspace)->run(
+        [&](Pool& pool, int) { softmax_gradient(pool, rows, outputs, logits, targets, nats); });
 }
 #endif
 

@@ -4,15 +4,14 @@ torch's own fused layer forgets the gates and makes the way back from smaller pi
 both ways run in one call each (training.h), and what need not wait for a step is one large product.
 """
 
-import ctypes
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.native import feature_bits, library, pointer, trains
+from models.native import library, pointer, trains
+from models.native.products import add_transposed, multiply, right_hand, workspace
 
 
 def usable(x: Tensor) -> bool:
@@ -40,7 +39,7 @@ def run_layer(
     assert h.shape == c.shape == (batch, from_hidden.shape[1])
     assert 4 * h.shape[1] == len(from_hidden) == len(from_input) == len(bias)
     time_major = x.transpose(0, 1).to(torch.bfloat16).contiguous()
-    weights = from_input.bfloat16(), from_hidden.float(), bias.float()
+    weights = from_input.float(), from_hidden.float(), bias.float()
     made, h, c = _Layer.apply(time_major, *weights, h.float(), c.float())  # type: ignore[no-untyped-call]
     return made.transpose(0, 1), h, c
 
@@ -53,7 +52,8 @@ class _Layer(torch.autograd.Function):
         assert library is not None
         tokens, batch, _ = x.shape
         hidden = from_hidden.shape[1]
-        gates = torch.mm(x.flatten(0, 1), from_input.t())  # (T * B, 4H)
+        from_input = from_input.to(torch.bfloat16)
+        gates = multiply(x.flatten(0, 1), right_hand(from_input.t()))  # (T * B, 4H)
         hiddens = x.new_empty(tokens + 1, batch, hidden)
         cells = torch.empty_like(hiddens)
         hiddens[0] = h
@@ -61,7 +61,7 @@ class _Layer(torch.autograd.Function):
         weights, bias = from_hidden.contiguous(), bias.contiguous()
         tensors = weights, bias, gates, hiddens, c, cells
         library.carousel_layer_forward(
-            _workspace(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors)
+            workspace(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors)
         )
         ctx.save_for_backward(x, from_input, from_hidden)
         ctx.kept = gates, hiddens, cells
@@ -83,17 +83,13 @@ class _Layer(torch.autograd.Function):
         to_hidden = from_hidden.t().contiguous()
         tensors = to_hidden, gates, cells, from_output, grad_h, grad_c
         library.carousel_layer_backward(
-            _workspace(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors)
+            workspace(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors)
         )
-        grad_x = torch.mm(gates, from_input).view_as(x) if ctx.needs_input_grad[0] else None
-        grad_from_input = torch.mm(gates.t(), x.flatten(0, 1))
-        grad_from_hidden = torch.mm(gates.t(), hiddens[:-1].flatten(0, 1)).float()
-        grad_bias = torch.mm(gates.new_ones(1, len(gates)), gates)[0].float()  # a sum over rows, faster as a product
+        flat = x.flatten(0, 1)
+        grad_x = multiply(gates, right_hand(from_input)).view_as(x) if ctx.needs_input_grad[0] else None
+        grad_from_input, grad_from_hidden, grad_bias = (
+            torch.zeros(len(from_hidden), *sizes) for sizes in (flat.shape[1:], (hidden,), ())
+        )
+        add_transposed(gates, flat, grad_from_input, grad_bias)
+        add_transposed(gates, hiddens[:-1].flatten(0, 1), grad_from_hidden)
         return grad_x, grad_from_input, grad_from_hidden, grad_bias, grad_h, grad_c
-
-
-@cache
-def _workspace(threads: int) -> ctypes.c_void_p:
-    """The kernels' threads and working memory, for as long as the process lives."""
-    assert library is not None
-    return ctypes.c_void_p(library.carousel_training_workspace(threads, feature_bits()))

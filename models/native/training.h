@@ -1,25 +1,18 @@
 // An LSTM layer as training needs it: a window of tokens forward, what the way back needs kept, and the way back. What
-// does not follow from token to token, the products with the inputs and those for the weights' gradients, is torch's.
+// does not follow from token to token, the products with the inputs and those for the weights' gradients, is in
+// multiply.h.
 //
 // Products are of bfloat16, sums and cells float32; what is kept is bfloat16. For processors that have AVX-512 bfloat16.
 #pragma once
 
 #include <mutex>
 
+#include "multiply.h"
 #include "products.h"
 
 #ifdef CAROUSEL_X86
 
 namespace {
-
-// Sixteen bfloat16 values, those of the lanes that are there, and back.
-TARGET_BF16 INLINE __m512 load_bfloat16(__mmask16 there, const uint16_t* from) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, from)), 16));
-}
-
-TARGET_BF16 INLINE void store_bfloat16(uint16_t* to, __mmask16 there, __m512 values) {
-    _mm256_mask_storeu_epi16(to, there, (__m256i)_mm512_cvtneps_pbh(values));
-}
 
 // 1 / (1 + exp(factor * x)). What is not a number stays so: training that has gone wrong is to be seen.
 TARGET_BF16 INLINE __m512 logistic(__m512 x, float factor) {
@@ -88,7 +81,14 @@ TARGET_BF16 void cell_backward(int units, int hidden, const float* from_later, c
 // bfloat16.
 class TrainingWorkspace {
   public:
-    TrainingWorkspace(int threads, const Processor& p) : choice_(choose(kBFloat16, p)), pool_(threads) {}
+    TrainingWorkspace(int threads, const Processor& p) : choice_(choose(kBFloat16, p)), threads_(threads), pool_(threads) {}
+
+    // job(pool, threads)
+    template <typename F>
+    void run(const F& job) {
+        const std::lock_guard<std::mutex> alone(mutex_);
+        job(pool_, threads_);
+    }
 
     // weights: (4H, H). bias: (4H). gates: (T, B, 4H), in: what the inputs contribute, out: activations. h, cells:
     // (T + 1, B, H), the first of them what was before the window. c: (B, H), float32, before and after the window.
@@ -102,7 +102,11 @@ class TrainingWorkspace {
         const size_t size = size_t(batch) * hidden;
         for (int t = 0; t < tokens; ++t) {
             const Rows &now = rows_[t & 1], &next = rows_[~t & 1];
-            for_blocks(now, batch, [&](int group, int first, int count, const float* products) {
+            const auto ahead = [&](int group, int row) {
+                const uint16_t* at = gates + 4 * (t * size + size_t(row) * hidden) + group * kUnits;
+                for (int gate = 0; gate < 4; ++gate) fetch(at + gate * hidden, kUnits);
+            };
+            for_blocks(now, batch, ahead, [&](int group, int first, int count, const float* products) {
                 const int unit = group * kUnits, width = std::min(kUnits, hidden - unit);
                 for (int r = 0; r < count; ++r) {
                     const size_t at = size_t(first + r) * hidden + unit, to = (size_t(t) + 1) * size + at;
@@ -138,13 +142,19 @@ class TrainingWorkspace {
                 });
                 continue;
             }
-            for_blocks(later, batch, [&](int group, int first, int count, const float* products) {
+            const auto ahead = [&](int group, int row) {
+                const size_t at = size_t(row) * hidden + group * kGroup, kept = t * size + at;
+                for (int gate = 0; gate < 4; ++gate)
+                    fetch(gates + 4 * (t * size + size_t(row) * hidden) + gate * hidden + group * kGroup, kGroup);
+                for (const uint16_t* from : {from_output + kept, cells + kept, cells + kept + size}) fetch(from, kGroup);
+            };
+            for_blocks(later, batch, ahead, [&](int group, int first, int count, const float* products) {
                 for (int unit = group * kGroup; unit < std::min(hidden, (group + 1) * kGroup); unit += kUnits)
                     for (int r = 0; r < count; ++r)
                         sixteen(unit, first + r, products + r * kGroup + unit % kGroup);
             });
         }
-        for_blocks(rows_[0], batch, [&](int group, int first, int count, const float* products) {
+        for_blocks(rows_[0], batch, [](int, int) {}, [&](int group, int first, int count, const float* products) {
             const int width = std::min(kGroup, hidden - group * kGroup);
             for (int r = 0; r < count; ++r)
                 std::memcpy(from_h + size_t(first + r) * hidden + group * kGroup, products + r * kGroup, size_t(width) * 4);
@@ -161,15 +171,24 @@ class TrainingWorkspace {
         std::memset(rows.row(0), 0, size_t(batch) * rows.stride);
     }
 
-    // use(group, first row, rows, products (rows, 64)), for the products of all rows of x with all groups.
-    template <typename F>
-    void for_blocks(const Rows& x, int batch, const F& use) {
+    // The lines that `count` values lie in, at most 64: they are read only once products have been made, and by then
+    // are here.
+    static void fetch(const uint16_t* values, int count) {
+        for (int n = 0; n < count; n += 32) _mm_prefetch(values + n, _MM_HINT_T0);
+        _mm_prefetch(values + count - 1, _MM_HINT_T0);
+    }
+
+    // use(group, first row, rows, products (rows, 64)), for the products of all rows of x with all groups; before it,
+    // ahead(group, row) for each of the rows.
+    template <typename A, typename F>
+    void for_blocks(const Rows& x, int batch, const A& ahead, const F& use) {
         const int blocks = (batch + kBlock - 1) / kBlock;
         for_items(pool_, choice_, matrix_.groups * blocks, [&](int item) {
             alignas(64) float products[kTileRows * kGroup];
             const int group = item / blocks, end = std::min(batch, (item % blocks + 1) * kBlock);
             for (int first = item % blocks * kBlock; first < end; first += kTileRows) {
                 const int count = std::min(kTileRows, end - first);
+                for (int r = 0; r < count; ++r) ahead(group, first + r);
                 choice_.product(matrix_, group, x, first, count, products, nullptr);
                 use(group, first, count, products);
             }
@@ -177,6 +196,7 @@ class TrainingWorkspace {
     }
 
     const Choice choice_;
+    const int threads_;
     Pool pool_;
     std::mutex mutex_;
     Matrix matrix_;
