@@ -60,9 +60,7 @@ class _Layer(torch.autograd.Function):
         c = c.clone(memory_format=torch.contiguous_format)
         weights, bias = from_hidden.contiguous(), bias.contiguous()
         tensors = weights, bias, gates, hiddens, c, cells
-        library.carousel_layer_forward(
-            workspace(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors)
-        )
+        library.carousel_layer_forward(workspace(), tokens, batch, hidden, *map(pointer, tensors))
         ctx.save_for_backward(x, from_input, from_hidden)
         ctx.kept = gates, hiddens, cells
         return hiddens[1:], hiddens[-1].float(), c
@@ -82,9 +80,7 @@ class _Layer(torch.autograd.Function):
         grad_h, grad_c = (grad.clone(memory_format=torch.contiguous_format) for grad in grads[1:])
         to_hidden = from_hidden.t().contiguous()
         tensors = to_hidden, gates, cells, from_output, grad_h, grad_c
-        library.carousel_layer_backward(
-            workspace(torch.get_num_threads()), tokens, batch, hidden, *map(pointer, tensors)
-        )
+        library.carousel_layer_backward(workspace(), tokens, batch, hidden, *map(pointer, tensors))
         flat = x.flatten(0, 1)
         grad_x = multiply(gates, right_hand(from_input)).view_as(x) if ctx.needs_input_grad[0] else None
         grad_from_input, grad_from_hidden, grad_bias = (

@@ -12,9 +12,13 @@ from torch import Tensor
 from models.native import feature_bits, library, pointer, processor_features, trains
 
 
+def workspace() -> ctypes.c_void_p:
+    """The kernels' working memory and as many threads as torch has, for as long as the process lives."""
+    return _workspace(torch.get_num_threads())
+
+
 @cache
-def workspace(threads: int) -> ctypes.c_void_p:
-    """The kernels' threads and working memory, for as long as the process lives."""
+def _workspace(threads: int) -> ctypes.c_void_p:
     assert library is not None
     return ctypes.c_void_p(library.carousel_training_workspace(threads, feature_bits()))
 
@@ -53,12 +57,8 @@ def _pack(matrix: Tensor, inputs: int, outputs: int, transposed: bool) -> Tensor
     assert library is not None
     # Lines of the kernels' matrices are read with aligned loads; torch aligns what it allocates to 64 bytes.
     packed = torch.empty(library.carousel_packed_bytes(inputs, outputs), dtype=torch.uint8)
-    library.carousel_pack(_here(), inputs, outputs, pointer(matrix), transposed, pointer(packed))
+    library.carousel_pack(workspace(), inputs, outputs, pointer(matrix), transposed, pointer(packed))
     return packed
-
-
-def _here() -> ctypes.c_void_p:
-    return workspace(torch.get_num_threads())
 
 
 def multiply(a: Tensor, b: Right, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
@@ -79,7 +79,7 @@ def multiply(a: Tensor, b: Right, bias: Tensor | None = None, out: Tensor | None
     bias = None if bias is None else bias.float().contiguous()
     sizes = len(a), b.shape[1], b.shape[0]
     library.carousel_multiply(
-        _here(), *sizes, pointer(a), pointer(b.matrix), None if bias is None else pointer(bias), pointer(out)
+        workspace(), *sizes, pointer(a), pointer(b.matrix), None if bias is None else pointer(bias), pointer(out)
     )
     return out
 
@@ -104,7 +104,7 @@ def add_transposed(a: Tensor, b: Tensor, out: Tensor, column_sums: Tensor | None
     a, b = a.contiguous(), b.contiguous()
     packed = _pack(b, inputs, outputs, transposed=False)
     sums = None if column_sums is None else pointer(column_sums)
-    library.carousel_add_transposed(_here(), rows, outputs, inputs, pointer(a), pointer(packed), pointer(out), sums)
+    library.carousel_add_transposed(workspace(), rows, outputs, inputs, pointer(a), pointer(packed), pointer(out), sums)
 
 
 def softmax_gradient_(logits: Tensor, targets: Tensor) -> Tensor:
@@ -126,5 +126,5 @@ def softmax_gradient_(logits: Tensor, targets: Tensor) -> Tensor:
     assert logits.is_contiguous()
     targets = targets.contiguous()
     nats = torch.empty(count)
-    library.carousel_softmax_gradient(_here(), count, width, pointer(logits), pointer(targets), pointer(nats))
+    library.carousel_softmax_gradient(workspace(), count, width, pointer(logits), pointer(targets), pointer(nats))
     return nats
