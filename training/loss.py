@@ -47,9 +47,8 @@ class _LinearCrossEntropy(_GradientsAtOnce):
         count, vocabulary_size = features.shape[0], weight.shape[0]
         matrix = weight.to(features.dtype)
         to_logits, to_features = right_hand(matrix.t()), right_hand(matrix)
-        grad_features = torch.empty_like(features)
-        grad_weight = torch.zeros_like(weight)
-        grad_bias = torch.zeros_like(bias)
+        grad_features = features.new_empty(features.shape)  # contiguous, whatever the features are
+        grad_weight, grad_bias = weight.new_zeros(weight.shape), bias.new_zeros(bias.shape)
         total = torch.zeros((), dtype=torch.float64, device=features.device)
         chunk = _chunk(count, vocabulary_size)
         buffer = features.new_empty(min(chunk, count), vocabulary_size)
@@ -110,7 +109,7 @@ class _SampledCrossEntropy(_GradientsAtOnce):
         offset = torch.cat([offsets[count:], offsets.new_zeros(1)])
         to_logits, to_features = right_hand(matrix.t()), right_hand(matrix)
         right = (features * right_rows).sum(1, dtype=offsets.dtype) + right_offsets
-        grad_features, grad_rows = torch.empty_like(features), torch.empty_like(rows)
+        grad_features, grad_rows = features.new_empty(features.shape), torch.empty_like(rows)
         grad_matrix, grad_offset = torch.zeros_like(matrix, dtype=offsets.dtype), torch.zeros_like(offset)
         grad_offsets = torch.empty_like(offsets)
         last = columns.new_full((count,), len(matrix) - 1)

@@ -45,7 +45,7 @@ def processor_features() -> set[str]:
 
 
 def trains() -> bool:
-    """Whether the kernels can run an LSTM layer of a training on this processor."""
+    """Whether training has kernels for this processor."""
     return hasattr(library, _TRAINING) and "avx512_bf16" in processor_features()
 
 

@@ -83,9 +83,9 @@ class _Layer(torch.autograd.Function):
         library.carousel_layer_backward(workspace(), tokens, batch, hidden, *map(pointer, tensors))
         flat = x.flatten(0, 1)
         grad_x = multiply(gates, right_hand(from_input)).view_as(x) if ctx.needs_input_grad[0] else None
-        grad_from_input, grad_from_hidden, grad_bias = (
-            torch.zeros(len(from_hidden), *sizes) for sizes in (flat.shape[1:], (hidden,), ())
-        )
+        grad_from_input = from_hidden.new_zeros(from_input.shape)
+        grad_from_hidden = torch.zeros_like(from_hidden, memory_format=torch.contiguous_format)
+        grad_bias = from_hidden.new_zeros(4 * hidden)
         add_transposed(gates, flat, grad_from_input, grad_bias)
         add_transposed(gates, hiddens[:-1].flatten(0, 1), grad_from_hidden)
         return grad_x, grad_from_input, grad_from_hidden, grad_bias, grad_h, grad_c

@@ -57,56 +57,68 @@ TARGET_BF16 void pack_rows(const uint16_t* from, size_t stride, int count, int c
     }
 }
 
-// A group of a matrix that is given transposed: `columns` rows, at most 64, of an even number of values each.
+// A group of a matrix that is given transposed: `columns` rows, at most 64, of `inputs` values each.
 TARGET_BF16 void pack_columns(const uint16_t* from, int inputs, int columns, char* lines) {
     const __m512i each = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i places = _mm512_mullo_epi32(each, _mm512_set1_epi32(inputs * 2));
     for (int j = 0; j < kGroup / 16; ++j) {
         const __mmask16 there = lanes(columns - 16 * j);
         const auto* pairs = reinterpret_cast<const char*>(from + size_t(16 * j) * inputs);
-        for (int k = 0; k < inputs; k += 2)
+        for (int k = 0; k + 1 < inputs; k += 2)
             _mm512_store_si512(lines + size_t(k / 2) * kLine + 64 * j,
                                _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), there, places, pairs + 2 * k, 1));
     }
+    if (inputs % 2 == 0) return;
+    for (int n = 0; n < kGroup; ++n) {
+        const uint32_t last = n < columns ? from[size_t(n + 1) * inputs - 1] : 0;
+        std::memcpy(lines + size_t(inputs / 2) * kLine + 4 * n, &last, 4);
+    }
 }
 
-// R rows by 16 J columns in registers. sums: (R, 64), made, or added to where there are some already. Row r of the left
-// is at a + r * row, its values k, k + 1 at k / 2 * step from there.
+// A left-hand matrix: row r is at values + r * row, its values k, k + 1 at k / 2 * step from there.
+struct Left {
+    const char* values;
+    size_t row, step;
+    Left at(int r, int k) const { return {values + r * row + k / 2 * step, row, step}; }
+};
+
+// R rows by 16 J columns in registers, over `depth` values of each. sums: (R, 64), made, or added to where there are
+// some already.
 template <int R, int J>
-TARGET_BF16 INLINE void tile(const char* a, size_t row, size_t step, const char* line, int lines, bool more,
-                             float* sums) {
+TARGET_BF16 INLINE void tile(Left a, const char* line, int depth, bool more, float* sums) {
     __m512 total[R][J];
     for (int r = 0; r < R; ++r)
         for (int j = 0; j < J; ++j)
             total[r][j] = more ? _mm512_load_ps(sums + r * kGroup + 16 * j) : _mm512_setzero_ps();
-    for (int k = 0; k < lines; ++k, a += step, line += kLine) {
+    const auto add = [&](size_t bytes) TARGET_BF16 __attribute__((always_inline)) {
         __m512bh w[J];
         for (int j = 0; j < J; ++j) w[j] = (__m512bh)_mm512_load_si512(line + 64 * j);
         for (int r = 0; r < R; ++r) {
-            int32_t pair;
-            std::memcpy(&pair, a + r * row, 4);
+            int32_t pair = 0;
+            std::memcpy(&pair, a.values + r * a.row, bytes);
             const auto value = (__m512bh)_mm512_set1_epi32(pair);
             for (int j = 0; j < J; ++j) total[r][j] = _mm512_dpbf16_ps(total[r][j], value, w[j]);
         }
-    }
+    };
+    for (int k = 0; k + 1 < depth; k += 2, a.values += a.step, line += kLine) add(4);
+    if (depth % 2) add(2);  // what comes next is not of this row
     for (int r = 0; r < R; ++r)
         for (int j = 0; j < J; ++j) _mm512_store_ps(sums + r * kGroup + 16 * j, total[r][j]);
 }
 
 // As many rows at once as keep sixteen sums in registers, or twelve.
 template <int R, int J>
-TARGET_BF16 void tiles(int rows, const char* a, size_t row, size_t step, const char* lines, int count, bool more,
-                       float* sums) {
+TARGET_BF16 void tiles(int rows, Left a, const char* lines, int depth, bool more, float* sums) {
     int r = 0;
-    for (; r + R <= rows; r += R) tile<R, J>(a + r * row, row, step, lines, count, more, sums + r * kGroup);
-    for (; r < rows; ++r) tile<1, J>(a + r * row, row, step, lines, count, more, sums + r * kGroup);
+    for (; r + R <= rows; r += R) tile<R, J>(a.at(r, 0), lines, depth, more, sums + r * kGroup);
+    for (; r < rows; ++r) tile<1, J>(a.at(r, 0), lines, depth, more, sums + r * kGroup);
 }
 
 auto tiles_for(int columns) -> decltype(&tiles<4, 4>) {
     return columns > 48 ? tiles<4, 4> : columns > 32 ? tiles<4, 3> : columns > 16 ? tiles<8, 2> : tiles<16, 1>;
 }
 
-// Whose thread it is, for as long as it lives.
+// Memory of this thread's own, kept until it ends. What was in it is lost.
 template <typename T>
 T* scratch(size_t count) {
     thread_local Buffer<T> buffer;
@@ -117,7 +129,7 @@ size_t packed_bytes(int inputs, int outputs) {
     return size_t((outputs + kGroup - 1) / kGroup) * ((inputs + 1) / 2) * kLine;
 }
 
-// from: (inputs, outputs), or, transposed, (outputs, inputs) with an even number of inputs. to: packed_bytes, aligned.
+// from: (inputs, outputs), or, transposed, (outputs, inputs). to: packed_bytes, aligned to 64.
 void pack_right(Pool& pool, int inputs, int outputs, const uint16_t* from, bool transposed, char* to) {
     const size_t size = packed_bytes(inputs, kGroup);
     pool.run((outputs + kGroup - 1) / kGroup, [&](int group) {
@@ -140,11 +152,13 @@ TARGET_BF16 void give(int rows, int columns, const float* sums, const float* bia
 // out: (rows, outputs) = a: (rows, inputs) times b: packed, and bias: (outputs), or null.
 void multiply(Pool& pool, int threads, int rows, int outputs, int inputs, const uint16_t* a, const char* b,
               const float* bias, uint16_t* out) {
+    if (rows == 0) return;
     const int groups = (outputs + kGroup - 1) / kGroup, panels = (groups + kPanel - 1) / kPanel;
     // Blocks of one size, as many for each thread.
     const int wanted = (rows + kBlockRows * threads - 1) / (kBlockRows * threads) * threads;
     const int block = ((rows + wanted - 1) / wanted + 7) / 8 * 8, blocks = (rows + block - 1) / block;
     const size_t size = packed_bytes(inputs, kGroup), held = inputs > kDepth ? size_t(block) * kGroup : 0;
+    const Left left{reinterpret_cast<const char*>(a), size_t(inputs) * 2, 4};
     pool.run(blocks * panels, [&](int item) {
         float* sums = scratch<float>(size_t(kPanel) * kBlockRows * kGroup);
         const int first = item / panels * block, count = std::min(block, rows - first);
@@ -157,8 +171,7 @@ void multiply(Pool& pool, int threads, int rows, int outputs, int inputs, const 
                 for (int r = 0; r < count; r += kFewRows) {
                     const int few = std::min(kFewRows, count - r);
                     float* made = sums + (held ? held * (group - start) + r * kGroup : 0);
-                    tiles_for(columns)(few, reinterpret_cast<const char*>(a + size_t(first + r) * inputs + k),
-                                       size_t(inputs) * 2, 4, lines, depth / 2, k > 0, made);
+                    tiles_for(columns)(few, left.at(first + r, k), lines, depth, k > 0, made);
                     if (k + depth == inputs)
                         give(few, columns, made, bias ? bias + group * kGroup : nullptr,
                              out + size_t(first + r) * outputs + group * kGroup, outputs);
@@ -197,15 +210,15 @@ void add_transposed(Pool& pool, int rows, int outputs, int inputs, const uint16_
                 float* to = out + size_t(first) * outputs + group * kGroup;
                 for (int r = 0; r < count; ++r)
                     for (int n = 0; n < columns; n += 16) _mm_prefetch(to + size_t(r) * outputs + n, _MM_HINT_T1);
-                tiles_for(columns)(count, left, 4, kLine, b + group * size + size_t(k / 2) * kLine, (depth + 1) / 2,
-                                   false, sums);
+                tiles_for(columns)(count, {left, 4, kLine}, b + group * size + size_t(k / 2) * kLine, depth, false, sums);
                 add_to(count, columns, sums, to, outputs);
             }
         }
     });
 }
 
-// One row of logits: becomes softmax - onehot. Returns the nats of the target; what is not finite makes all not a number.
+// One row of logits: becomes softmax - onehot. Returns the nats of the target. One that is not a number makes all so, as
+// does one that is infinite, or all being minus that.
 TARGET_BF16 float softmax_gradient_row(int count, uint16_t* logits, int64_t target) {
     float* exps = scratch<float>(count + 16);
     __m512 most = _mm512_set1_ps(-INFINITY);
@@ -233,8 +246,9 @@ TARGET_BF16 float softmax_gradient_row(int count, uint16_t* logits, int64_t targ
 
 // logits: (rows, outputs), become softmax - onehot, with the targets: (rows). nats: (rows), out.
 void softmax_gradient(Pool& pool, int rows, int outputs, uint16_t* logits, const int64_t* targets, float* nats) {
-    pool.run(rows, [&](int row) {
-        nats[row] = softmax_gradient_row(outputs, logits + size_t(row) * outputs, targets[row]);
+    pool.run((rows + kFewRows - 1) / kFewRows, [&](int item) {
+        for (int row = item * kFewRows; row < std::min(rows, (item + 1) * kFewRows); ++row)
+            nats[row] = softmax_gradient_row(outputs, logits + size_t(row) * outputs, targets[row]);
     });
 }
 

@@ -34,77 +34,80 @@ def _ours(matrix: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Right:
-    """A right-hand matrix (K, N) as products want it: packed, or as it was."""
+    """A right-hand matrix as products want it: `matrix`, (K, N), as it was, or packed."""
 
     matrix: Tensor
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     packed: bool
 
 
 def right_hand(matrix: Tensor) -> Right:
-    """matrix: (K, N), contiguous or the transpose of what is; it may be packed only where its type is bfloat16."""
-    inputs, outputs = matrix.shape
-    transposed = not matrix.is_contiguous()
-    # Pairs of inputs are read from rows of the left-hand matrix; a last one alone would be read past its end.
-    if not _ours(matrix) or inputs % 2 or (transposed and not matrix.t().is_contiguous()):
-        return Right(matrix, (inputs, outputs), packed=False)
-    return Right(
-        _pack(matrix.t() if transposed else matrix, inputs, outputs, transposed), (inputs, outputs), packed=True
-    )
+    """matrix: (K, N). Packed where it is bfloat16 and the kernels multiply it."""
+    packed = _ours(matrix)
+    return Right(_pack(matrix) if packed else matrix, tuple(matrix.shape), packed)
 
 
-def _pack(matrix: Tensor, inputs: int, outputs: int, transposed: bool) -> Tensor:
+def _pack(matrix: Tensor) -> Tensor:
     assert library is not None
-    # Lines of the kernels' matrices are read with aligned loads; torch aligns what it allocates to 64 bytes.
-    packed = torch.empty(library.carousel_packed_bytes(inputs, outputs), dtype=torch.uint8)
-    library.carousel_pack(workspace(), inputs, outputs, pointer(matrix), transposed, pointer(packed))
+    inputs, outputs = matrix.shape
+    transposed = not matrix.is_contiguous() and matrix.t().is_contiguous()
+    source = matrix if transposed else matrix.contiguous()
+    # Lines of packed matrices are read with aligned loads; torch aligns what it allocates to 64 bytes.
+    size = library.carousel_packed_bytes(inputs, outputs)
+    packed = torch.empty(size, dtype=torch.uint8, device=matrix.device)
+    library.carousel_pack(workspace(), inputs, outputs, pointer(source), transposed, pointer(packed))
     return packed
 
 
 def multiply(a: Tensor, b: Right, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """a @ b + bias, (M, N), of the type of a: (M, K). bias: (N,), float32 where a is bfloat16. out: contiguous, to hold
-    the result."""
+    """a @ b + bias, (M, N), of the type of a: (M, K), rounded once where the kernels multiply. bias: (N,), float32.
+
+    out: contiguous, to hold the result.
+    """
+    inputs, outputs = b.shape
     if out is None:
-        out = a.new_empty(len(a), b.shape[1])
+        out = a.new_empty(len(a), outputs)
+    assert a.dtype == out.dtype
+    assert a.shape == (len(a), inputs)
+    assert out.shape == (len(a), outputs)
     assert out.is_contiguous()
-    assert out.shape == (len(a), b.shape[1])
+    assert bias is None or bias.shape == (outputs,)
     if not b.packed:
         if bias is None:
             return torch.mm(a, b.matrix, out=out)
         return torch.addmm(bias.to(a.dtype), a, b.matrix, out=out)
     assert library is not None
-    assert a.dtype == out.dtype == torch.bfloat16
-    assert a.shape[1] == b.shape[0]
+    assert a.dtype == torch.bfloat16
+    assert a.device == out.device == b.matrix.device
     a = a.contiguous()
     bias = None if bias is None else bias.float().contiguous()
-    sizes = len(a), b.shape[1], b.shape[0]
-    library.carousel_multiply(
-        workspace(), *sizes, pointer(a), pointer(b.matrix), None if bias is None else pointer(bias), pointer(out)
-    )
+    tensors = a, b.matrix, bias, out
+    library.carousel_multiply(workspace(), len(a), outputs, inputs, *(_pointer(tensor) for tensor in tensors))
     return out
 
 
 def add_transposed(a: Tensor, b: Tensor, out: Tensor, column_sums: Tensor | None = None) -> None:
     """out += a.T @ b, and column_sums += the sums of a's columns: the gradients of a linear layer's weight and bias.
 
-    a: (K, M), b: (K, N), contiguous. out: (M, N), column_sums: (M,), contiguous, float32 where a is bfloat16.
+    a: (K, M), b: (K, N), of one type. out: (M, N), column_sums: (M,), both contiguous; float32 for the kernels.
     """
     inputs, rows = a.shape
     outputs = b.shape[1]
     assert len(b) == inputs
     assert out.shape == (rows, outputs)
     assert out.is_contiguous()
+    assert column_sums is None or (column_sums.shape == (rows,) and column_sums.is_contiguous())
     if not (_ours(a) and _ours(b) and out.dtype == torch.float32):
         out += a.t() @ b
         if column_sums is not None:
             column_sums += (a.new_ones(1, inputs) @ a)[0]  # of bfloat16 a product is faster than a sum
         return
     assert library is not None
-    assert column_sums is None or (column_sums.shape == (rows,) and column_sums.dtype == torch.float32)
-    a, b = a.contiguous(), b.contiguous()
-    packed = _pack(b, inputs, outputs, transposed=False)
-    sums = None if column_sums is None else pointer(column_sums)
-    library.carousel_add_transposed(workspace(), rows, outputs, inputs, pointer(a), pointer(packed), pointer(out), sums)
+    assert a.device == out.device
+    assert column_sums is None or column_sums.dtype == torch.float32
+    a = a.contiguous()
+    tensors = a, _pack(b.contiguous()), out, column_sums
+    library.carousel_add_transposed(workspace(), rows, outputs, inputs, *(_pointer(tensor) for tensor in tensors))
 
 
 def softmax_gradient_(logits: Tensor, targets: Tensor) -> Tensor:
@@ -114,17 +117,25 @@ def softmax_gradient_(logits: Tensor, targets: Tensor) -> Tensor:
     for.
     """
     count, width = logits.shape
-    if count and logits.device.type == "cpu" and (int(targets.min()) < 0 or int(targets.max()) >= width):
+    assert targets.shape == (count,)
+    assert targets.dtype == torch.int64
+    on_cpu = logits.device.type == "cpu"
+    if on_cpu and count and (int(targets.min()) < 0 or int(targets.max()) >= width):
         raise IndexError(f"targets have to be in [0, {width})")
-    if not (logits.dtype == torch.bfloat16 and logits.device.type == "cpu" and trains()):
+    if not (on_cpu and logits.dtype == torch.bfloat16 and trains()):
         torch.softmax(logits, dim=-1, out=logits)
         right = torch.arange(count, device=logits.device), targets
         chosen = logits[right]
         logits[right] = chosen - 1
-        return -chosen.to(torch.promote_types(chosen.dtype, torch.float32)).clamp_min(1e-38).log()
+        # In float64: training flushes float32's smallest numbers to zero, whose logarithm would be infinite.
+        return -chosen.double().clamp_min(1e-38).log()
     assert library is not None
     assert logits.is_contiguous()
-    targets = targets.contiguous()
-    nats = torch.empty(count)
-    library.carousel_softmax_gradient(workspace(), count, width, pointer(logits), pointer(targets), pointer(nats))
+    nats = logits.new_empty(count, dtype=torch.float32)
+    tensors = logits, targets.contiguous(), nats
+    library.carousel_softmax_gradient(workspace(), count, width, *map(pointer, tensors))
     return nats
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
+    return None if tensor is None else pointer(tensor)

@@ -77,7 +77,7 @@ TARGET_BF16 void cell_backward(int units, int hidden, const float* from_later, c
     _mm512_mask_storeu_ps(from_cell, there, _mm512_mul_ps(dc, f));
 }
 
-// The threads and the memory that layers are run with, one window at a time. Tensors are contiguous; uint16_t stands for
+// The threads and the memory that training runs with, one window, one product at a time. Tensors are contiguous; uint16_t stands for
 // bfloat16.
 class TrainingWorkspace {
   public:

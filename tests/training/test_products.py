@@ -11,15 +11,18 @@ from torch.nn import functional as F
 from models.native import products, trains
 from models.native.products import add_transposed, multiply, right_hand, softmax_gradient_
 
-SHAPES = [(1, 1, 2), (3, 70, 6), (37, 16, 128), (64, 40, 34), (130, 200, 50), (9, 66, 2050), (500, 130, 1024)]
-"""Rows, outputs, inputs: ends of blocks, groups and depths, and what lies beside them."""
+SHAPES = [
+    *[(1, 1, 1), (0, 5, 4), (5, 7, 3), (3, 70, 6), (37, 16, 128), (64, 40, 33), (130, 200, 50), (9, 66, 2049)],
+    *[(500, 130, 1024), (17, 1100, 1026)],
+]
+"""Rows, outputs, inputs: ends of blocks, groups, panels and depths, and what lies beside them."""
 
 
 @pytest.fixture(params=["the kernels", "torch"])
 def who(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     ours = request.param == "the kernels"
-    if ours and not products._faster():
-        pytest.skip("needs AVX-512 bfloat16, and no AMX")
+    if ours and not trains():
+        pytest.skip("needs AVX-512 bfloat16")
     monkeypatch.setattr(products, "_faster", lambda: ours)
     monkeypatch.setattr(products, "trains", lambda: ours)
     return str(request.param)
@@ -29,30 +32,44 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(*shape).bfloat16()
 
 
-def assert_close(found: Tensor, expected: Tensor, error: float) -> None:
+def assert_close(found: Tensor, expected: Tensor, rounding: float, sums: float = 1e-4) -> None:
+    """Each value: rounded as its type does, and its sum made of float32."""
     assert found.shape == expected.shape
-    assert (found.double() - expected).norm() <= error * (1 + expected.norm())
+    assert ((found.double() - expected).abs() <= rounding * expected.abs() + sums).all()
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize(("rows", "outputs", "inputs"), [*SHAPES, (5, 7, 3)])
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), SHAPES)
 def test_a_product_is_rounded_once(
     who: str, rows: int, outputs: int, inputs: int, biased: bool, transposed: bool
 ) -> None:
     torch.manual_seed(0)
     a, b = drawn(rows, inputs), drawn(outputs, inputs).t() if transposed else drawn(inputs, outputs)
-    bias = torch.randn(outputs).bfloat16().float() if biased else None
+    bias = torch.randn(outputs) if biased else None
     right = right_hand(b)
-    assert right.packed == (who == "the kernels" and inputs % 2 == 0)
+    assert right.packed == (who == "the kernels")
     out = torch.full((rows, outputs), torch.nan, dtype=torch.bfloat16)
     assert multiply(a, right, bias, out=out) is out
     expected = a.double() @ b.double() + (0 if bias is None else bias.double())
-    assert_close(out, expected, 2**-8)
+    torch_rounds = 0 if who == "the kernels" else 0.05  # the bias, too
+    assert_close(out, expected, 2**-8, 1e-3 + torch_rounds)
     assert torch.equal(multiply(a, right, bias), out)
 
 
-@pytest.mark.parametrize(("rows", "outputs", "inputs"), [*SHAPES, (5, 7, 3), (70, 65, 2049)])
+def test_strides_do_not_matter(who: str) -> None:
+    torch.manual_seed(0)
+    a, b, wide = drawn(12, 9).t(), drawn(24, 40)[::2, ::2], drawn(12, 18)[:, ::2]
+    exact = a.double() @ b.double()
+    assert_close(multiply(a, right_hand(b)), exact, 2**-8, 1e-3)
+    out, sums = torch.zeros(9, 20), torch.zeros(9)
+    add_transposed(wide, b, out, sums)
+    error = 0 if who == "the kernels" else 2**-8
+    assert_close(out, wide.double().t() @ b.double(), error, 1e-3)
+    assert_close(sums, wide.double().sum(0), error, 1e-3)
+
+
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [*SHAPES, (70, 65, 2049)])
 def test_gradients_of_a_linear_layer_are_added(who: str, rows: int, outputs: int, inputs: int) -> None:
     torch.manual_seed(0)
     a, b, out, sums = drawn(inputs, rows), drawn(inputs, outputs), torch.randn(rows, outputs), torch.randn(rows)
@@ -60,9 +77,9 @@ def test_gradients_of_a_linear_layer_are_added(who: str, rows: int, outputs: int
     expected_sums = sums + a.double().sum(0)
     twice = out.clone()
     add_transposed(a, b, out, sums)
-    error = 1e-6 if who == "the kernels" else 2**-8
-    assert_close(out, expected, error)
-    assert_close(sums, expected_sums, error)
+    error, most = (0, 1e-3) if who == "the kernels" else (2**-8, 0.5)
+    assert_close(out, expected, error, most)
+    assert_close(sums, expected_sums, error, most)
     add_transposed(a, b, twice)
     assert torch.equal(twice, out)
 
@@ -82,13 +99,36 @@ def test_the_gradient_of_a_softmax(who: str, rows: int, outputs: int) -> None:
     torch.testing.assert_close(nats.double(), expected.detach(), rtol=error, atol=error)
 
 
+def test_the_kernels_know_improbable_targets() -> None:
+    if not trains():
+        pytest.skip("needs AVX-512 bfloat16")
+    logits = torch.tensor([[0.0, 300.0], [0.0, -torch.inf]]).bfloat16()
+    nats = softmax_gradient_(logits, torch.tensor([0, 0]))
+    torch.testing.assert_close(nats, torch.tensor([300.0, 0.0]))
+    torch.testing.assert_close(logits.float(), torch.tensor([[-1.0, 1.0], [0.0, 0.0]]), atol=1e-30, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_improbable_target_costs_a_finite_number_where_small_numbers_are_flushed(
+    who: str, dtype: torch.dtype
+) -> None:
+    torch.set_flush_denormal(True)
+    try:
+        nats = softmax_gradient_(torch.tensor([[0.0, 300.0]], dtype=dtype), torch.tensor([0]))
+    finally:
+        torch.set_flush_denormal(False)
+    assert 80 < nats.item() < 301, who
+
+
 @pytest.mark.usefixtures("who")
-def test_what_is_not_a_number_is_seen() -> None:
-    logits = drawn(3, 40)
-    logits[1, 7] = torch.nan
-    nats = softmax_gradient_(logits, torch.tensor([0, 1, 2]))
-    assert nats.isnan().tolist() == [False, True, False]
-    assert logits.isnan().all(1).tolist() == [False, True, False]
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_what_is_not_a_number_is_seen(strange: float) -> None:
+    logits = drawn(4, 40)
+    logits[1, 7] = strange
+    logits[2] = -torch.inf
+    nats = softmax_gradient_(logits, torch.tensor([0, 1, 2, 3]))
+    assert nats.isnan().tolist() == [False, True, True, False]
+    assert logits.isnan().any(1).tolist() == [False, True, True, False]
 
 
 @pytest.mark.usefixtures("who")
@@ -96,7 +136,7 @@ def test_what_is_not_a_number_is_seen() -> None:
 def test_a_target_that_is_no_column_is_refused(wrong: int) -> None:
     logits = drawn(2, 4)
     before = logits.clone()
-    with pytest.raises(IndexError, match="4"):
+    with pytest.raises(IndexError, match=r"\[0, 4\)"):
         softmax_gradient_(logits, torch.tensor([0, wrong]))
     assert torch.equal(logits, before)
 
