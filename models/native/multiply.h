@@ -139,6 +139,13 @@ void pack_right(Pool& pool, int inputs, int outputs, const uint16_t* from, bool 
     });
 }
 
+// Asks for the lines that `count` values lie in: they are here by the time that products have been made.
+template <typename T>
+void fetch(const T* values, int count) {
+    for (int n = 0; n < count; n += 64 / int(sizeof(T))) _mm_prefetch(values + n, _MM_HINT_T1);
+    _mm_prefetch(values + count - 1, _MM_HINT_T1);
+}
+
 TARGET_BF16 void give(int rows, int columns, const float* sums, const float* bias, uint16_t* out, size_t stride) {
     for (int j = 0; 16 * j < columns; ++j) {
         const __mmask16 there = lanes(columns - 16 * j);
@@ -161,20 +168,22 @@ void multiply(Pool& pool, int threads, int rows, int outputs, int inputs, const 
     const Left left{reinterpret_cast<const char*>(a), size_t(inputs) * 2, 4};
     pool.run(blocks * panels, [&](int item) {
         float* sums = scratch<float>(size_t(kPanel) * kBlockRows * kGroup);
-        const int first = item / panels * block, count = std::min(block, rows - first);
-        const int start = item % panels * kPanel, end = std::min(groups, start + kPanel);
+        const int first = item % blocks * block, count = std::min(block, rows - first);
+        const int start = item / blocks * kPanel, end = std::min(groups, start + kPanel);
         for (int k = 0; k < inputs; k += kDepth) {
             const int depth = std::min(kDepth, inputs - k);
             for (int group = start; group < end; ++group) {
                 const int columns = std::min(kGroup, outputs - group * kGroup);
                 const char* lines = b + group * size + size_t(k / 2) * kLine;
+                uint16_t* to = out + size_t(first) * outputs + group * kGroup;
+                if (k + depth == inputs)
+                    for (int r = 0; r < count; ++r) fetch(to + size_t(r) * outputs, columns);
                 for (int r = 0; r < count; r += kFewRows) {
                     const int few = std::min(kFewRows, count - r);
                     float* made = sums + (held ? held * (group - start) + r * kGroup : 0);
                     tiles_for(columns)(few, left.at(first + r, k), lines, depth, k > 0, made);
                     if (k + depth == inputs)
-                        give(few, columns, made, bias ? bias + group * kGroup : nullptr,
-                             out + size_t(first + r) * outputs + group * kGroup, outputs);
+                        give(few, columns, made, bias ? bias + group * kGroup : nullptr, to + size_t(r) * outputs, outputs);
                 }
             }
         }
@@ -208,8 +217,7 @@ void add_transposed(Pool& pool, int rows, int outputs, int inputs, const uint16_
             for (int group = 0; group < groups; ++group) {
                 const int columns = std::min(kGroup, outputs - group * kGroup);
                 float* to = out + size_t(first) * outputs + group * kGroup;
-                for (int r = 0; r < count; ++r)
-                    for (int n = 0; n < columns; n += 16) _mm_prefetch(to + size_t(r) * outputs + n, _MM_HINT_T1);
+                for (int r = 0; r < count; ++r) fetch(to + size_t(r) * outputs, columns);
                 tiles_for(columns)(count, {left, 4, kLine}, b + group * size + size_t(k / 2) * kLine, depth, false, sums);
                 add_to(count, columns, sums, to, outputs);
             }

@@ -171,13 +171,6 @@ class TrainingWorkspace {
         std::memset(rows.row(0), 0, size_t(batch) * rows.stride);
     }
 
-    // The lines that `count` values lie in, at most 64: they are read only once products have been made, and by then
-    // are here.
-    static void fetch(const uint16_t* values, int count) {
-        for (int n = 0; n < count; n += 32) _mm_prefetch(values + n, _MM_HINT_T0);
-        _mm_prefetch(values + count - 1, _MM_HINT_T0);
-    }
-
     // use(group, first row, rows, products (rows, 64)), for the products of all rows of x with all groups; before it,
     // ahead(group, row) for each of the rows.
     template <typename A, typename F>
