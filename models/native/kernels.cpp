@@ -134,25 +134,25 @@ int64_t carousel_packed_bytes(int inputs, int outputs) { return int64_t(packed_b
 
 void carousel_pack(void* workspace, int inputs, int outputs, const uint16_t* from, int transposed, char* to) {
     static_cast<TrainingWorkspace*>(workspace)->run(
-        [&](Pool& pool, int) { pack_right(pool, inputs, outputs, from, transposed, to); });
+        [&](Pool& pool) { pack_right(pool, inputs, outputs, from, transposed, to); });
 }
 
 void carousel_multiply(void* workspace, int rows, int outputs, int inputs, const uint16_t* a, const char* b,
                        const float* bias, uint16_t* out) {
     static_cast<TrainingWorkspace*>(workspace)->run(
-        [&](Pool& pool, int threads) { multiply(pool, threads, rows, outputs, inputs, a, b, bias, out); });
+        [&](Pool& pool) { multiply(pool, rows, outputs, inputs, a, b, bias, out); });
 }
 
 void carousel_add_transposed(void* workspace, int rows, int outputs, int inputs, const uint16_t* a, const char* b,
                              float* out, float* column_sums) {
     static_cast<TrainingWorkspace*>(workspace)->run(
-        [&](Pool& pool, int) { add_transposed(pool, rows, outputs, inputs, a, b, out, column_sums); });
+        [&](Pool& pool) { add_transposed(pool, rows, outputs, inputs, a, b, out, column_sums); });
 }
 
 void carousel_softmax_gradient(void* workspace, int rows, int outputs, uint16_t* logits, const int64_t* targets,
                                float* nats) {
     static_cast<TrainingWorkspace*>(workspace)->run(
-        [&](Pool& pool, int) { softmax_gradient(pool, rows, outputs, logits, targets, nats); });
+        [&](Pool& pool) { softmax_gradient(pool, rows, outputs, logits, targets, nats); });
 }
 #endif
 

@@ -157,11 +157,12 @@ TARGET_BF16 void give(int rows, int columns, const float* sums, const float* bia
 }
 
 // out: (rows, outputs) = a: (rows, inputs) times b: packed, and bias: (outputs), or null.
-void multiply(Pool& pool, int threads, int rows, int outputs, int inputs, const uint16_t* a, const char* b,
+void multiply(Pool& pool, int rows, int outputs, int inputs, const uint16_t* a, const char* b,
               const float* bias, uint16_t* out) {
     if (rows == 0) return;
     const int groups = (outputs + kGroup - 1) / kGroup, panels = (groups + kPanel - 1) / kPanel;
     // Blocks of one size, as many for each thread.
+    const int threads = pool.threads();
     const int wanted = (rows + kBlockRows * threads - 1) / (kBlockRows * threads) * threads;
     const int block = ((rows + wanted - 1) / wanted + 7) / 8 * 8, blocks = (rows + block - 1) / block;
     const size_t size = packed_bytes(inputs, kGroup), held = inputs > kDepth ? size_t(block) * kGroup : 0;

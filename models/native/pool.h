@@ -22,6 +22,8 @@ class Pool {
         for (auto& worker : workers_) worker.join();
     }
 
+    int threads() const { return int(ranges_.size()); }
+
     template <typename F>
     void run(int count, const F& item) {
         if (workers_.empty() || count < 2) {

@@ -77,17 +77,16 @@ TARGET_BF16 void cell_backward(int units, int hidden, const float* from_later, c
     _mm512_mask_storeu_ps(from_cell, there, _mm512_mul_ps(dc, f));
 }
 
-// The threads and the memory that training runs with, one window, one product at a time. Tensors are contiguous; uint16_t stands for
-// bfloat16.
+// The threads and the memory that training runs with, one window or product at a time. Tensors are contiguous; uint16_t
+// stands for bfloat16.
 class TrainingWorkspace {
   public:
-    TrainingWorkspace(int threads, const Processor& p) : choice_(choose(kBFloat16, p)), threads_(threads), pool_(threads) {}
+    TrainingWorkspace(int threads, const Processor& p) : choice_(choose(kBFloat16, p)), pool_(threads) {}
 
-    // job(pool, threads)
     template <typename F>
     void run(const F& job) {
         const std::lock_guard<std::mutex> alone(mutex_);
-        job(pool_, threads_);
+        job(pool_);
     }
 
     // weights: (4H, H). bias: (4H). gates: (T, B, 4H), in: what the inputs contribute, out: activations. h, cells:
@@ -189,7 +188,6 @@ class TrainingWorkspace {
     }
 
     const Choice choice_;
-    const int threads_;
     Pool pool_;
     std::mutex mutex_;
     Matrix matrix_;

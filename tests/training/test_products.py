@@ -18,11 +18,12 @@ SHAPES = [
 """Rows, outputs, inputs: ends of blocks, groups, panels and depths, and what lies beside them."""
 
 
-@pytest.fixture(params=["the kernels", "torch"])
+with_kernels = pytest.mark.skipif(not trains(), reason="needs AVX-512 bfloat16")
+
+
+@pytest.fixture(params=[pytest.param("the kernels", marks=with_kernels), "torch"])
 def who(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     ours = request.param == "the kernels"
-    if ours and not trains():
-        pytest.skip("needs AVX-512 bfloat16")
     monkeypatch.setattr(products, "_faster", lambda: ours)
     monkeypatch.setattr(products, "trains", lambda: ours)
     return str(request.param)
@@ -99,9 +100,8 @@ def test_the_gradient_of_a_softmax(who: str, rows: int, outputs: int) -> None:
     torch.testing.assert_close(nats.double(), expected.detach(), rtol=error, atol=error)
 
 
+@with_kernels
 def test_the_kernels_know_improbable_targets() -> None:
-    if not trains():
-        pytest.skip("needs AVX-512 bfloat16")
     logits = torch.tensor([[0.0, 300.0], [0.0, -torch.inf]]).bfloat16()
     nats = softmax_gradient_(logits, torch.tensor([0, 0]))
     torch.testing.assert_close(nats, torch.tensor([300.0, 0.0]))
@@ -141,10 +141,9 @@ def test_a_target_that_is_no_column_is_refused(wrong: int) -> None:
     assert torch.equal(logits, before)
 
 
+@with_kernels
 def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    if not trains():
-        pytest.skip("needs AVX-512 bfloat16")
     a, b, logits = drawn(300, 1100), drawn(1100, 200), drawn(300, 200)
     targets = torch.randint(200, (300,))
 
