@@ -25,7 +25,7 @@ from rich.table import Table  # noqa: E402
 from benchmarks.floor import product_rate  # noqa: E402
 from benchmarks.host import cpu_slug, describe_host  # noqa: E402
 from models.native import processor_features  # noqa: E402
-from models.native.products import add_transposed, multiply, right_hand  # noqa: E402
+from models.native.products import multiply, multiply_transposed, right_hand  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -89,7 +89,7 @@ def _products(tokens: int, inputs: int, outputs: int) -> Ways:
             lambda: torch.mm(gradient, weight, out=of_x),
             lambda: multiply(gradient, backward if kept else right_hand(weight), out=of_x),
         ),
-        "gradient of the weight": (add, lambda: add_transposed(gradient, x, of_weight)),
+        "gradient of the weight": (add, lambda: multiply_transposed(gradient, x, of_weight, more=True)),
     }
 
 

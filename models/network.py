@@ -200,10 +200,11 @@ class LanguageModel(nn.Module):
     def features(self, token_ids: Tensor, state: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """What the output matrix is multiplied with, and the state after the last token.
 
-        token_ids: (B, T), int64. state: (B, S), float32. noise: in training alone.
+        token_ids: (B, T), int64. state: (B, S), of the weights' type. noise: in training alone.
         Returns (B, T, P) and (B, S).
         """
-        x = self.embedding(token_ids) * self.config.embedding_size**0.5  # (B, T, E)
+        # (B, T, E), in memory (T, B, E), as layers want it.
+        x = self.embedding(token_ids.t()).transpose(0, 1) * self.config.embedding_size**0.5
         if noise:
             x = noise.embeddings(x, token_ids)
         finals = []
@@ -217,7 +218,8 @@ class LanguageModel(nn.Module):
             finals.append(final)
         if noise:
             x = noise.connections(x, len(finals))
-        return self.dense(self.projection(x)), self.config.state_layout.join(finals).float()
+        made = self.dense(self.projection(x.transpose(0, 1))).transpose(0, 1)
+        return made, self.config.state_layout.join(finals).to(state.dtype)
 
     def dense(self, x: Tensor) -> Tensor:
         """Through the output layers, where there are any."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models.native.products import add_transposed, multiply, right_hand, softmax_gradient_
+from models.native.products import multiply, multiply_transposed, right_hand, softmax_gradient_
 from models.network import LanguageModel
 from training.config import TrainingConfig
 from training.regularisation import TrainingNoise
@@ -48,7 +48,7 @@ class _LinearCrossEntropy(_GradientsAtOnce):
         matrix = weight.to(features.dtype)
         to_logits, to_features = right_hand(matrix.t()), right_hand(matrix)
         grad_features = features.new_empty(features.shape)  # contiguous, whatever the features are
-        grad_weight, grad_bias = weight.new_zeros(weight.shape), bias.new_zeros(bias.shape)
+        grad_weight, grad_bias = weight.new_empty(weight.shape), bias.new_empty(bias.shape)
         total = torch.zeros((), dtype=torch.float64, device=features.device)
         chunk = _chunk(count, vocabulary_size)
         buffer = features.new_empty(min(chunk, count), vocabulary_size)
@@ -58,7 +58,7 @@ class _LinearCrossEntropy(_GradientsAtOnce):
             gradient = multiply(x, to_logits, bias, out=buffer[: len(x)])
             total += softmax_gradient_(gradient, targets[here]).sum(dtype=torch.float64)
             multiply(gradient, to_features, out=grad_features[here])
-            add_transposed(gradient, x, grad_weight, grad_bias)
+            multiply_transposed(gradient, x, grad_weight, grad_bias, more=start > 0)
         ctx.gradients = grad_features, grad_weight, grad_bias
         return (total / count).to(weight.dtype)
 
@@ -110,7 +110,7 @@ class _SampledCrossEntropy(_GradientsAtOnce):
         to_logits, to_features = right_hand(matrix.t()), right_hand(matrix)
         right = (features * right_rows).sum(1, dtype=offsets.dtype) + right_offsets
         grad_features, grad_rows = features.new_empty(features.shape), torch.empty_like(rows)
-        grad_matrix, grad_offset = torch.zeros_like(matrix, dtype=offsets.dtype), torch.zeros_like(offset)
+        grad_matrix, grad_offset = torch.empty_like(matrix, dtype=offsets.dtype), torch.empty_like(offset)
         grad_offsets = torch.empty_like(offsets)
         last = columns.new_full((count,), len(matrix) - 1)
         total = torch.zeros((), dtype=torch.float64, device=features.device)
@@ -128,7 +128,7 @@ class _SampledCrossEntropy(_GradientsAtOnce):
             grad_features[here].addcmul_(right_gradient, right_rows[here])
             torch.mul(right_gradient, x, out=grad_rows[:count][here])
             grad_offsets[:count][here] = gradient[:, -1]
-            add_transposed(gradient, x, grad_matrix, grad_offset)
+            multiply_transposed(gradient, x, grad_matrix, grad_offset, more=start > 0)
         grad_offsets[count:] = grad_offset[:-1]
         grad_rows[count:] = grad_matrix[:-1]
         ctx.gradients = grad_features, grad_rows, grad_offsets
@@ -183,7 +183,9 @@ class WindowLoss(nn.Module):
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
             features, penalty, state = self._features(inputs, state)
         output = self.model.output
-        arguments = features.to(self._dtype).flatten(0, 1), output.weight, output.bias, targets.flatten()
+        # In the order that layers leave them in memory.
+        features, targets = features.to(self._dtype).transpose(0, 1), targets.t()
+        arguments = features.flatten(0, 1), output.weight, output.bias, targets.flatten()
         if sampled and self._sampler:
             nats = sampled_cross_entropy(*arguments, self._sampler)
         else:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.native import dropout as native
+
 
 @dataclass(frozen=True)
 class Regularisation:
@@ -70,7 +72,7 @@ class TrainingNoise:
         if share and self._config.locked:
             dropped = x * self._once(f"connections {depth}", x, share, (*x.shape[:1], 1, *x.shape[2:]))
         elif share:
-            dropped = x * _mask(x, share, x.shape)
+            dropped = native.dropout(x, share) if native.usable(x) else x * _mask(x, share, x.shape)
         if depth == len(self._shares) - 1:
             self._given.append(x)
             self._dropped.append(dropped)

@@ -1,5 +1,5 @@
-"""The native kernels (kernels.cpp), where the package's build has made them: `network` serves with them, `lstm` and
-`products` train.
+"""The native kernels (kernels.cpp), where the package's build has made them: `network` serves with them, `lstm`,
+`products` and `dropout` train.
 
 `available()` says whether they can be used; whoever runs a network has torch to fall back on.
 """
@@ -14,7 +14,7 @@ _FEATURE_BITS = ("avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 FEATURES = frozenset(_FEATURE_BITS)
 """What the kernels know to use of a processor."""
 
-_TRAINING = "carousel_packed_bytes"  # of x86 processors alone, and of what was built since
+_TRAINING = "carousel_drop"  # of x86 processors alone, and of what was built since
 
 
 def _load() -> ctypes.CDLL | None:

@@ -30,6 +30,7 @@
 #define CLONES
 #endif
 #define INLINE inline __attribute__((always_inline))
+#define INLINE_BF16 TARGET_BF16 __attribute__((always_inline))  // of lambdas
 
 namespace {
 

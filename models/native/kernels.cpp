@@ -6,6 +6,7 @@
 // of activations and one per output). Which other rows are in the batch, how a prompt is cut into pieces, and how many
 // threads share the work decide only which core computes an element and when, never how.
 #include "decoding.h"
+#include "dropout.h"
 #include "scoring.h"
 #include "training.h"
 
@@ -143,16 +144,24 @@ void carousel_multiply(void* workspace, int rows, int outputs, int inputs, const
         [&](Pool& pool) { multiply(pool, rows, outputs, inputs, a, b, bias, out); });
 }
 
-void carousel_add_transposed(void* workspace, int rows, int outputs, int inputs, const uint16_t* a, const char* b,
-                             float* out, float* column_sums) {
+void carousel_multiply_transposed(void* workspace, int rows, int outputs, int inputs, const uint16_t* a, const char* b,
+                                  int more, float* out, float* column_sums) {
     static_cast<TrainingWorkspace*>(workspace)->run(
-        [&](Pool& pool) { add_transposed(pool, rows, outputs, inputs, a, b, out, column_sums); });
+        [&](Pool& pool) { multiply_transposed(pool, rows, outputs, inputs, a, b, more, out, column_sums); });
 }
 
 void carousel_softmax_gradient(void* workspace, int rows, int outputs, uint16_t* logits, const int64_t* targets,
                                float* nats) {
     static_cast<TrainingWorkspace*>(workspace)->run(
         [&](Pool& pool) { softmax_gradient(pool, rows, outputs, logits, targets, nats); });
+}
+
+// See `drop`. wide: whether the values are float32, or bfloat16.
+void carousel_drop(void* workspace, int64_t count, uint64_t key, int dropped, int wide, const void* x, void* out) {
+    static_cast<TrainingWorkspace*>(workspace)->run([&](Pool& pool) {
+        if (wide) drop(pool, count, key, dropped, static_cast<const float*>(x), static_cast<float*>(out));
+        else drop(pool, count, key, dropped, static_cast<const uint16_t*>(x), static_cast<uint16_t*>(out));
+    });
 }
 #endif
 

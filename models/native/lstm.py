@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.native import library, pointer, trains
-from models.native.products import add_transposed, multiply, right_hand, workspace
+from models.native.products import multiply, multiply_transposed, right_hand, workspace
 
 
 def usable(x: Tensor) -> bool:
@@ -78,14 +78,13 @@ class _Layer(torch.autograd.Function):
         hidden = from_hidden.shape[1]
         from_output = grads[0].contiguous()
         grad_h, grad_c = (grad.clone(memory_format=torch.contiguous_format) for grad in grads[1:])
-        to_hidden = from_hidden.t().contiguous()
-        tensors = to_hidden, gates, cells, from_output, grad_h, grad_c
+        tensors = from_hidden.contiguous(), gates, cells, from_output, grad_h, grad_c
         library.carousel_layer_backward(workspace(), tokens, batch, hidden, *map(pointer, tensors))
         flat = x.flatten(0, 1)
         grad_x = multiply(gates, right_hand(from_input)).view_as(x) if ctx.needs_input_grad[0] else None
-        grad_from_input = from_hidden.new_zeros(from_input.shape)
-        grad_from_hidden = torch.zeros_like(from_hidden, memory_format=torch.contiguous_format)
-        grad_bias = from_hidden.new_zeros(4 * hidden)
-        add_transposed(gates, flat, grad_from_input, grad_bias)
-        add_transposed(gates, hiddens[:-1].flatten(0, 1), grad_from_hidden)
+        grad_from_input = from_hidden.new_empty(from_input.shape)
+        grad_from_hidden = torch.empty_like(from_hidden, memory_format=torch.contiguous_format)
+        grad_bias = from_hidden.new_empty(4 * hidden)
+        multiply_transposed(gates, flat, grad_from_input, grad_bias)
+        multiply_transposed(gates, hiddens[:-1].flatten(0, 1), grad_from_hidden)
         return grad_x, grad_from_input, grad_from_hidden, grad_bias, grad_h, grad_c

@@ -64,16 +64,21 @@ void pack_output(Matrix& m, int n, const float* row, char* column) {
     }
 }
 
-// weights: (rows, inputs). order[i]: the row that output i is, or -1 for padding. What m held is lost.
-void pack(Matrix& m, const float* weights, const std::vector<int32_t>& order, int inputs, Type type, Pool& pool) {
-    const int outputs = int(order.size());
+// Returns where the lines go. What m held is lost.
+char* shape(Matrix& m, Type type, int inputs, int outputs) {
     m.type = type;
     m.outputs = outputs;
     m.inputs = inputs;
     m.groups = (outputs + kGroup - 1) / kGroup;
     const int lines = (inputs + m.per_line() - 1) / m.per_line();
     m.lines = type == kFloat32 ? lines : (lines + kTileRows - 1) / kTileRows * kTileRows;
-    char* data = m.data.reserve(size_t(m.groups) * m.lines * kLine);
+    return m.data.reserve(size_t(m.groups) * m.lines * kLine);
+}
+
+// weights: (rows, inputs). order[i]: the row that output i is, or -1 for padding.
+void pack(Matrix& m, const float* weights, const std::vector<int32_t>& order, int inputs, Type type, Pool& pool) {
+    const int outputs = int(order.size());
+    char* data = shape(m, type, inputs, outputs);
     if (type == kInt8) {
         m.scale.assign(size_t(m.groups) * kGroup, 0.0f);
         m.sums.assign(size_t(m.groups) * kGroup, 0);

@@ -17,13 +17,43 @@ constexpr int kBlockRows = 128;  // rows of the result that share what was read 
 constexpr int kFewRows = 16;     // whose sums the first-level cache holds beside the rest
 constexpr int kPanel = 8;        // groups that share what was read of the left-hand matrix
 
-// Sixteen bfloat16 values, those of the lanes that are there, and back.
-TARGET_BF16 INLINE __m512 load_bfloat16(__mmask16 there, const uint16_t* from) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, from)), 16));
-}
+// Sixteen values, from memory and back: those of the lanes that are there, or all, which takes half the time or less.
+struct All {};
 
+TARGET_BF16 INLINE __m512 widened(__m256i values) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
+}
+TARGET_BF16 INLINE __m512 load_bfloat16(All, const uint16_t* from) {
+    return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+TARGET_BF16 INLINE __m512 load_bfloat16(__mmask16 there, const uint16_t* from) {
+    return widened(_mm256_maskz_loadu_epi16(there, from));
+}
+TARGET_BF16 INLINE __m512 load_float(All, const float* from) { return _mm512_loadu_ps(from); }
+TARGET_BF16 INLINE __m512 load_float(__mmask16 there, const float* from) { return _mm512_maskz_loadu_ps(there, from); }
+
+TARGET_BF16 INLINE void store_bfloat16(uint16_t* to, All, __m512 values) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(values));
+}
 TARGET_BF16 INLINE void store_bfloat16(uint16_t* to, __mmask16 there, __m512 values) {
     _mm256_mask_storeu_epi16(to, there, (__m256i)_mm512_cvtneps_pbh(values));
+}
+TARGET_BF16 INLINE void store_float(float* to, All, __m512 values) { _mm512_storeu_ps(to, values); }
+TARGET_BF16 INLINE void store_float(float* to, __mmask16 there, __m512 values) {
+    _mm512_mask_storeu_ps(to, there, values);
+}
+
+TARGET_BF16 INLINE __m512 where(All, __m512 values, __m512) { return values; }
+TARGET_BF16 INLINE __m512 where(__mmask16 there, __m512 values, __m512 otherwise) {
+    return _mm512_mask_mov_ps(otherwise, there, values);
+}
+
+// use(the first of sixteen values, the lanes that are there), for `count` of them.
+template <typename F>
+TARGET_BF16 INLINE void for_sixteens(int count, const F& use) {
+    int n = 0;
+    for (; n + 16 <= count; n += 16) use(n, All{});
+    if (n < count) use(n, lanes(count - n));
 }
 
 // A group of a matrix: `count` rows, `stride` apart, of `columns` values, at most 64. column_sums: null, or (64), to which
@@ -90,7 +120,7 @@ TARGET_BF16 INLINE void tile(Left a, const char* line, int depth, bool more, flo
     for (int r = 0; r < R; ++r)
         for (int j = 0; j < J; ++j)
             total[r][j] = more ? _mm512_load_ps(sums + r * kGroup + 16 * j) : _mm512_setzero_ps();
-    const auto add = [&](size_t bytes) TARGET_BF16 __attribute__((always_inline)) {
+    const auto add = [&](size_t bytes) INLINE_BF16 {
         __m512bh w[J];
         for (int j = 0; j < J; ++j) w[j] = (__m512bh)_mm512_load_si512(line + 64 * j);
         for (int r = 0; r < R; ++r) {
@@ -147,13 +177,11 @@ void fetch(const T* values, int count) {
 }
 
 TARGET_BF16 void give(int rows, int columns, const float* sums, const float* bias, uint16_t* out, size_t stride) {
-    for (int j = 0; 16 * j < columns; ++j) {
-        const __mmask16 there = lanes(columns - 16 * j);
-        const __m512 add = bias ? _mm512_maskz_loadu_ps(there, bias + 16 * j) : _mm512_setzero_ps();
+    for_sixteens(columns, [&](int n, auto there) INLINE_BF16 {
+        const __m512 add = bias ? load_float(there, bias + n) : _mm512_setzero_ps();
         for (int r = 0; r < rows; ++r)
-            store_bfloat16(out + r * stride + 16 * j, there,
-                           _mm512_add_ps(_mm512_load_ps(sums + r * kGroup + 16 * j), add));
-    }
+            store_bfloat16(out + r * stride + n, there, _mm512_add_ps(_mm512_load_ps(sums + r * kGroup + n), add));
+    });
 }
 
 // out: (rows, outputs) = a: (rows, inputs) times b: packed, and bias: (outputs), or null.
@@ -191,26 +219,27 @@ void multiply(Pool& pool, int rows, int outputs, int inputs, const uint16_t* a, 
     });
 }
 
-TARGET_BF16 void add_to(int rows, int columns, const float* sums, float* out, size_t stride) {
+// more: whether `out` is added to, or made.
+TARGET_BF16 void put(int rows, int columns, const float* sums, bool more, float* out, size_t stride) {
     for (int r = 0; r < rows; ++r)
-        for (int j = 0; 16 * j < columns; ++j) {
-            const __mmask16 there = lanes(columns - 16 * j);
-            float* to = out + r * stride + 16 * j;
-            const __m512 sum = _mm512_load_ps(sums + r * kGroup + 16 * j);
-            _mm512_mask_storeu_ps(to, there, _mm512_add_ps(_mm512_maskz_loadu_ps(there, to), sum));
-        }
+        for_sixteens(columns, [&](int n, auto there) INLINE_BF16 {
+            float* to = out + r * stride + n;
+            const __m512 sum = _mm512_load_ps(sums + r * kGroup + n);
+            store_float(to, there, more ? _mm512_add_ps(load_float(there, to), sum) : sum);
+        });
 }
 
-// out: (rows, outputs) += the transpose of a: (inputs, rows), times b: (inputs, outputs), packed. column_sums: null, or
-// (rows), to which the sums of a's columns are added.
-void add_transposed(Pool& pool, int rows, int outputs, int inputs, const uint16_t* a, const char* b, float* out,
-                    float* column_sums) {
+// out: (rows, outputs) = the transpose of a: (inputs, rows), times b: (inputs, outputs), packed; added to what is there
+// where there is `more`. column_sums: null, or (rows), likewise the sums of a's columns.
+void multiply_transposed(Pool& pool, int rows, int outputs, int inputs, const uint16_t* a, const char* b, bool more,
+                         float* out, float* column_sums) {
     const int groups = (outputs + kGroup - 1) / kGroup;
     const size_t size = packed_bytes(inputs, kGroup);
     pool.run((rows + kGroup - 1) / kGroup, [&](int item) {
         char* left = scratch<char>(packed_bytes(kDepth, kGroup));
         alignas(64) float sums[kGroup * kGroup];
         const int first = item * kGroup, count = std::min(kGroup, rows - first);
+        if (column_sums && !more) std::memset(column_sums + first, 0, size_t(count) * 4);
         for (int k = 0; k < inputs; k += kDepth) {
             const int depth = std::min(kDepth, inputs - k);
             pack_rows(a + size_t(k) * rows + first, rows, depth, count, left,
@@ -220,7 +249,7 @@ void add_transposed(Pool& pool, int rows, int outputs, int inputs, const uint16_
                 float* to = out + size_t(first) * outputs + group * kGroup;
                 for (int r = 0; r < count; ++r) fetch(to + size_t(r) * outputs, columns);
                 tiles_for(columns)(count, {left, 4, kLine}, b + group * size + size_t(k / 2) * kLine, depth, false, sums);
-                add_to(count, columns, sums, to, outputs);
+                put(count, columns, sums, more || k > 0, to, outputs);
             }
         }
     });
@@ -229,27 +258,26 @@ void add_transposed(Pool& pool, int rows, int outputs, int inputs, const uint16_
 // One row of logits: becomes softmax - onehot. Returns the nats of the target. One that is not a number makes all so, as
 // does one that is infinite, or all being minus that.
 TARGET_BF16 float softmax_gradient_row(int count, uint16_t* logits, int64_t target) {
-    float* exps = scratch<float>(count + 16);
+    constexpr float kLog2E = 1.44269504088896341f, kLeast = -126.0f;
+    float* powers = scratch<float>(count + 16);
     __m512 most = _mm512_set1_ps(-INFINITY);
-    __mmask16 strange = 0;
-    for (int n = 0; n < count; n += 16) {
-        const __mmask16 there = lanes(count - n);
-        const __m512 x = load_bfloat16(there, logits + n);
-        strange |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-        most = _mm512_mask_max_ps(most, there, most, x);
-    }
+    for_sixteens(count, [&](int n, auto there) INLINE_BF16 {
+        most = where(there, _mm512_max_ps(most, load_bfloat16(there, logits + n)), most);
+    });
     const float largest = _mm512_reduce_max_ps(most), right = bits_to_float(uint32_t(logits[target]) << 16) - largest;
+    const __m512 shift = _mm512_set1_ps(-largest * kLog2E);
     __m512 total = _mm512_setzero_ps();
-    for (int n = 0; n < count; n += 16) {
-        const __mmask16 there = lanes(count - n);
-        const __m512 e = exp_512(_mm512_sub_ps(load_bfloat16(there, logits + n), _mm512_set1_ps(largest)));
-        total = _mm512_mask_add_ps(total, there, total, e);
-        _mm512_storeu_ps(exps + n, e);
-    }
-    const float sum = strange || !std::isfinite(largest) ? NAN : _mm512_reduce_add_ps(total), scale = 1.0f / sum;
-    for (int n = 0; n < count; n += 16)
-        store_bfloat16(logits + n, lanes(count - n), _mm512_mul_ps(_mm512_loadu_ps(exps + n), _mm512_set1_ps(scale)));
-    logits[target] = to_bfloat16(exps[target] * scale - 1.0f);
+    for_sixteens(count, [&](int n, auto there) INLINE_BF16 {
+        const __m512 x = _mm512_fmadd_ps(load_bfloat16(there, logits + n), _mm512_set1_ps(kLog2E), shift);
+        const __m512 power = exp2_512(_mm512_max_ps(_mm512_set1_ps(kLeast), x));  // of the two, x stays if not a number
+        total = where(there, _mm512_add_ps(total, power), total);
+        _mm512_storeu_ps(powers + n, power);
+    });
+    const float sum = _mm512_reduce_add_ps(total), scale = 1.0f / sum;
+    for_sixteens(count, [&](int n, auto there) INLINE_BF16 {
+        store_bfloat16(logits + n, there, _mm512_mul_ps(_mm512_loadu_ps(powers + n), _mm512_set1_ps(scale)));
+    });
+    logits[target] = to_bfloat16(powers[target] * scale - 1.0f);
     return std::log(sum) - right;
 }
 

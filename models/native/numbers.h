@@ -58,6 +58,19 @@ TARGET_512 INLINE __m512 exp_512(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
+// 2 to the x, for x above -2^31: relative error below 2e-7, zero or infinite where that is out of range. What is not a
+// number stays so.
+TARGET_512 INLINE __m512 exp2_512(__m512 x) {
+    const __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(1.3264727e-3f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.671513e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.5507336e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.4022242e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.93147e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
 // The lanes of a block of sixteen that are there when `left` values are left.
 INLINE __mmask16 lanes(int left) { return left >= 16 ? __mmask16(0xffff) : __mmask16((1u << std::max(left, 0)) - 1); }
 #endif

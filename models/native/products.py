@@ -86,10 +86,13 @@ def multiply(a: Tensor, b: Right, bias: Tensor | None = None, out: Tensor | None
     return out
 
 
-def add_transposed(a: Tensor, b: Tensor, out: Tensor, column_sums: Tensor | None = None) -> None:
-    """out += a.T @ b, and column_sums += the sums of a's columns: the gradients of a linear layer's weight and bias.
+def multiply_transposed(
+    a: Tensor, b: Tensor, out: Tensor, column_sums: Tensor | None = None, more: bool = False
+) -> None:
+    """out = a.T @ b, and column_sums = the sums of a's columns: the gradients of a linear layer's weight and bias.
 
     a: (K, M), b: (K, N), of one type. out: (M, N), column_sums: (M,), both contiguous; float32 for the kernels.
+    more: whether they are added to what is there.
     """
     inputs, rows = a.shape
     outputs = b.shape[1]
@@ -98,16 +101,17 @@ def add_transposed(a: Tensor, b: Tensor, out: Tensor, column_sums: Tensor | None
     assert out.is_contiguous()
     assert column_sums is None or (column_sums.shape == (rows,) and column_sums.is_contiguous())
     if not (_ours(a) and _ours(b) and out.dtype == torch.float32):
-        out += a.t() @ b
+        give = torch.Tensor.add_ if more else torch.Tensor.copy_
+        give(out, a.t() @ b)
         if column_sums is not None:
-            column_sums += (a.new_ones(1, inputs) @ a)[0]  # of bfloat16 a product is faster than a sum
+            give(column_sums, (a.new_ones(1, inputs) @ a)[0])  # of bfloat16 a product is faster than a sum
         return
     assert library is not None
     assert a.device == out.device
     assert column_sums is None or column_sums.dtype == torch.float32
-    a = a.contiguous()
-    tensors = a, _pack(b.contiguous()), out, column_sums
-    library.carousel_add_transposed(workspace(), rows, outputs, inputs, *(_pointer(tensor) for tensor in tensors))
+    sizes, left, right = (rows, outputs, inputs), a.contiguous(), _pack(b.contiguous())
+    given = pointer(left), pointer(right), more, pointer(out), _pointer(column_sums)
+    library.carousel_multiply_transposed(workspace(), *sizes, *given)
 
 
 def softmax_gradient_(logits: Tensor, targets: Tensor) -> Tensor:

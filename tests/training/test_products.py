@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.native import products, trains
-from models.native.products import add_transposed, multiply, right_hand, softmax_gradient_
+from models.native.products import multiply, multiply_transposed, right_hand, softmax_gradient_
 
 SHAPES = [
     *[(1, 1, 1), (0, 5, 4), (5, 7, 3), (3, 70, 6), (37, 16, 128), (64, 40, 33), (130, 200, 50), (9, 66, 2049)],
@@ -63,26 +63,28 @@ def test_strides_do_not_matter(who: str) -> None:
     a, b, wide = drawn(12, 9).t(), drawn(24, 40)[::2, ::2], drawn(12, 18)[:, ::2]
     exact = a.double() @ b.double()
     assert_close(multiply(a, right_hand(b)), exact, 2**-8, 1e-3)
-    out, sums = torch.zeros(9, 20), torch.zeros(9)
-    add_transposed(wide, b, out, sums)
+    out, sums = torch.empty(9, 20), torch.empty(9)
+    multiply_transposed(wide, b, out, sums)
     error = 0 if who == "the kernels" else 2**-8
     assert_close(out, wide.double().t() @ b.double(), error, 1e-3)
     assert_close(sums, wide.double().sum(0), error, 1e-3)
 
 
+@pytest.mark.parametrize("more", [False, True])
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), [*SHAPES, (70, 65, 2049)])
-def test_gradients_of_a_linear_layer_are_added(who: str, rows: int, outputs: int, inputs: int) -> None:
+def test_gradients_of_a_linear_layer(who: str, rows: int, outputs: int, inputs: int, more: bool) -> None:
     torch.manual_seed(0)
-    a, b, out, sums = drawn(inputs, rows), drawn(inputs, outputs), torch.randn(rows, outputs), torch.randn(rows)
-    expected = out + a.double().t() @ b.double()
-    expected_sums = sums + a.double().sum(0)
-    twice = out.clone()
-    add_transposed(a, b, out, sums)
+    a, b = drawn(inputs, rows), drawn(inputs, outputs)
+    before, sums_before = (torch.randn if more else torch.zeros)(rows, outputs), torch.randn(rows) * more
+    # What is there and not to be added to may be anything.
+    out, sums = (before.clone(), sums_before.clone()) if more else (before + torch.nan, sums_before + torch.nan)
+    again = out.clone()
+    multiply_transposed(a, b, out, sums, more)
     error, most = (0, 1e-3) if who == "the kernels" else (2**-8, 0.5)
-    assert_close(out, expected, error, most)
-    assert_close(sums, expected_sums, error, most)
-    add_transposed(a, b, twice)
-    assert torch.equal(twice, out)
+    assert_close(out, before + a.double().t() @ b.double(), error, most)
+    assert_close(sums, sums_before + a.double().sum(0), error, most)
+    multiply_transposed(a, b, again, more=more)
+    assert torch.equal(again, out)
 
 
 @pytest.mark.parametrize(("rows", "outputs"), [(1, 1), (5, 3), (40, 16), (3, 1000), (700, 33)])
@@ -148,8 +150,8 @@ def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     targets = torch.randint(200, (300,))
 
     def all_of_them() -> list[Tensor]:
-        out, sums, made = torch.zeros(1100, 200), torch.zeros(1100), logits.clone()
-        add_transposed(a, logits, out, sums)
+        out, sums, made = torch.empty(1100, 200), torch.empty(1100), logits.clone()
+        multiply_transposed(a, logits, out, sums)
         return [multiply(a, right_hand(b)), out, sums, softmax_gradient_(made, targets), made]
 
     results = []
