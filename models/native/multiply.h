@@ -244,10 +244,16 @@ void multiply_transposed(Pool& pool, int rows, int outputs, int inputs, const ui
             const int depth = std::min(kDepth, inputs - k);
             pack_rows(a + size_t(k) * rows + first, rows, depth, count, left,
                       column_sums ? column_sums + first : nullptr);
+            // What is packed next is asked for meanwhile, as much with each group.
+            const bool within = k + depth < inputs;
+            const int next_k = within ? k + depth : 0, next_first = within ? first : std::min(first + kGroup, rows - 1);
+            const int next_depth = std::min(kDepth, inputs - next_k), next_count = std::min(kGroup, rows - next_first);
             for (int group = 0; group < groups; ++group) {
                 const int columns = std::min(kGroup, outputs - group * kGroup);
                 float* to = out + size_t(first) * outputs + group * kGroup;
                 for (int r = 0; r < count; ++r) fetch(to + size_t(r) * outputs, columns);
+                for (int d = next_depth * group / groups; d < next_depth * (group + 1) / groups; ++d)
+                    fetch(a + size_t(next_k + d) * rows + next_first, next_count);
                 tiles_for(columns)(count, {left, 4, kLine}, b + group * size + size_t(k / 2) * kLine, depth, false, sums);
                 put(count, columns, sums, more || k > 0, to, outputs);
             }
