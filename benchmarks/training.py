@@ -4,7 +4,7 @@
 
 The script is benchmarks/script.py. Ours is the trainer, with SGD as the script has it, and once more as recipes use it,
 with AdamW and a sampled softmax, which is another loss. Each runs in a process by itself, which also tells its peak
-memory, what its libraries take left out; they take turns, twice, and the better of each counts.
+memory, what its libraries take left out; they take turns, and the best of each counts.
 """
 
 import json
@@ -38,6 +38,7 @@ Side = Literal["script", "ours", "sampled"]
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = 4096
+TURNS = 3
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def main(
         print(json.dumps(_run_ours(LOADS[shape], steps, SAMPLES if side == "sampled" else 0)))  # noqa: T201
         return
     names = shape.split(",")
-    turns: list[tuple[str, Side]] = [(name, who) for name in names for _ in range(2) for who in get_args(Side)]
+    turns: list[tuple[str, Side]] = [(name, who) for name in names for _ in range(TURNS) for who in get_args(Side)]
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     console = Console(stderr=True)
     for name, who in track(turns, "training", console=console):

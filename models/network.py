@@ -200,7 +200,8 @@ class LanguageModel(nn.Module):
     def features(self, token_ids: Tensor, state: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """What the output matrix is multiplied with, and the state after the last token.
 
-        token_ids: (B, T), int64. state: (B, S), of the weights' type. noise: in training alone.
+        token_ids: (B, T), int64. state: (B, S), float32, or float64 where the weights are. noise: in training
+        alone.
         Returns (B, T, P) and (B, S).
         """
         # (B, T, E), in memory (T, B, E), as layers want it.

@@ -106,12 +106,12 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 def _mask(like: Tensor, share: float, shape: tuple[int, ...]) -> Tensor:
-    """Zeros for `share` of the entries, to the nearest 2^-16, for the others what keeps the mean.
+    """Zeros for `share` of the entries, to the nearest step, for the others what keeps the mean.
 
     Four entries are made of each random number: drawing them is what takes time.
     """
     count = math.prod(shape)
     numbers = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
     drawn = numbers.view(torch.int16)[:count].view(shape)
-    dropped = min(round(share * 2**16), 2**16 - 1)
-    return (drawn >= dropped - 2**15).to(like.dtype).div_(1 - dropped / 2**16)
+    dropped = native.in_steps(share)
+    return (drawn >= dropped - 2**15).to(like.dtype).div_(1 - dropped / native.STEPS)

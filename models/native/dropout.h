@@ -37,15 +37,6 @@ TARGET_BF16 INLINE Random philox(uint32_t first, uint64_t key) {
 
 constexpr int kDrawn = 128;  // sixteen counters make as many numbers of 16 bits
 
-template <typename Lanes>
-TARGET_BF16 INLINE __m512 load(Lanes there, const float* from) { return load_float(there, from); }
-template <typename Lanes>
-TARGET_BF16 INLINE __m512 load(Lanes there, const uint16_t* from) { return load_bfloat16(there, from); }
-template <typename Lanes>
-TARGET_BF16 INLINE void store(float* to, Lanes there, __m512 values) { store_float(to, there, values); }
-template <typename Lanes>
-TARGET_BF16 INLINE void store(uint16_t* to, Lanes there, __m512 values) { store_bfloat16(to, there, values); }
-
 // Up to kDrawn values. Number n of 16 bits stands for value n.
 template <typename T>
 TARGET_BF16 void drop_some(int count, uint32_t first, uint64_t key, int dropped, __m512 scale, const T* x, T* out) {
@@ -55,7 +46,8 @@ TARGET_BF16 void drop_some(int count, uint32_t first, uint64_t key, int dropped,
     for_sixteens(count, [&](int n, auto there) INLINE_BF16 {
         const __m512i number = _mm512_cvtepu16_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(numbers + n)));
         const __mmask16 kept = _mm512_cmpge_epi32_mask(number, _mm512_set1_epi32(dropped));
-        store(out + n, there, _mm512_maskz_mul_ps(kept, load(there, x + n), scale));
+        // A product, so that what is no number stays so.
+        store(out + n, there, _mm512_mul_ps(load(there, x + n), _mm512_maskz_mov_ps(kept, scale)));
     });
 }
 

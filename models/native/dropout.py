@@ -13,7 +13,12 @@ from models.native import library, pointer, trains
 from models.native.products import workspace
 
 STEPS = 1 << 16
-"""Shares of values that are dropped are whole numbers of these."""
+"""Shares of values that are dropped are whole numbers of 1 / STEPS."""
+
+
+def in_steps(share: float) -> int:
+    """The share, in [0, 1), in whole steps; never all of them."""
+    return min(round(share * STEPS), STEPS - 1)
 
 
 def usable(x: Tensor) -> bool:
@@ -27,8 +32,8 @@ def dropout(x: Tensor, share: float) -> Tensor:
     """
     assert usable(x)
     assert 0 <= share < 1
-    key = int(torch.randint(2**63 - 1, ()))
-    return _Dropout.apply(x, key, min(round(share * STEPS), STEPS - 1))  # type: ignore[no-untyped-call, no-any-return]
+    key = int(torch.randint(2**63 - 1, (), device="cpu"))
+    return _Dropout.apply(x, key, in_steps(share))  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _Dropout(torch.autograd.Function):
@@ -43,7 +48,7 @@ class _Dropout(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (key, dropped) = grads, ctx.drawn
-        out = torch.empty_strided(grad.shape, ctx.strides, dtype=grad.dtype)
+        out = grad.new_empty_strided(grad.shape, ctx.strides)
         return _drop(grad, key, dropped, out), None, None
 
 

@@ -17,30 +17,30 @@ constexpr int kBlockRows = 128;  // rows of the result that share what was read 
 constexpr int kFewRows = 16;     // whose sums the first-level cache holds beside the rest
 constexpr int kPanel = 8;        // groups that share what was read of the left-hand matrix
 
-// Sixteen values, from memory and back: those of the lanes that are there, or all, which takes half the time or less.
+// Sixteen values, from memory and back, rounded where it holds bfloat16: those of the lanes that are there, or all, which
+// takes half the time or less.
 struct All {};
+
+TARGET_BF16 INLINE __m512 load(All, const float* from) { return _mm512_loadu_ps(from); }
+TARGET_BF16 INLINE __m512 load(__mmask16 there, const float* from) { return _mm512_maskz_loadu_ps(there, from); }
 
 TARGET_BF16 INLINE __m512 widened(__m256i values) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
 }
-TARGET_BF16 INLINE __m512 load_bfloat16(All, const uint16_t* from) {
+TARGET_BF16 INLINE __m512 load(All, const uint16_t* from) {
     return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
-TARGET_BF16 INLINE __m512 load_bfloat16(__mmask16 there, const uint16_t* from) {
+TARGET_BF16 INLINE __m512 load(__mmask16 there, const uint16_t* from) {
     return widened(_mm256_maskz_loadu_epi16(there, from));
 }
-TARGET_BF16 INLINE __m512 load_float(All, const float* from) { return _mm512_loadu_ps(from); }
-TARGET_BF16 INLINE __m512 load_float(__mmask16 there, const float* from) { return _mm512_maskz_loadu_ps(there, from); }
 
-TARGET_BF16 INLINE void store_bfloat16(uint16_t* to, All, __m512 values) {
+TARGET_BF16 INLINE void store(float* to, All, __m512 values) { _mm512_storeu_ps(to, values); }
+TARGET_BF16 INLINE void store(float* to, __mmask16 there, __m512 values) { _mm512_mask_storeu_ps(to, there, values); }
+TARGET_BF16 INLINE void store(uint16_t* to, All, __m512 values) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(values));
 }
-TARGET_BF16 INLINE void store_bfloat16(uint16_t* to, __mmask16 there, __m512 values) {
+TARGET_BF16 INLINE void store(uint16_t* to, __mmask16 there, __m512 values) {
     _mm256_mask_storeu_epi16(to, there, (__m256i)_mm512_cvtneps_pbh(values));
-}
-TARGET_BF16 INLINE void store_float(float* to, All, __m512 values) { _mm512_storeu_ps(to, values); }
-TARGET_BF16 INLINE void store_float(float* to, __mmask16 there, __m512 values) {
-    _mm512_mask_storeu_ps(to, there, values);
 }
 
 TARGET_BF16 INLINE __m512 where(All, __m512 values, __m512) { return values; }
@@ -74,8 +74,8 @@ TARGET_BF16 void pack_rows(const uint16_t* from, size_t stride, int count, int c
                 _mm_prefetch(at + kAhead * stride, _MM_HINT_T0);
                 _mm_prefetch(at + (kAhead + 1) * stride, _MM_HINT_T0);
             }
-            const __m512 even = load_bfloat16(there[j], at);
-            const __m512 odd = k + 1 < count ? load_bfloat16(there[j], at + stride) : _mm512_setzero_ps();
+            const __m512 even = load(there[j], at);
+            const __m512 odd = k + 1 < count ? load(there[j], at + stride) : _mm512_setzero_ps();
             const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
             _mm512_store_si512(lines + 64 * j, _mm512_or_si512(low, _mm512_castps_si512(odd)));
             sums[j] = _mm512_add_ps(sums[j], _mm512_add_ps(even, odd));
@@ -178,9 +178,9 @@ void fetch(const T* values, int count) {
 
 TARGET_BF16 void give(int rows, int columns, const float* sums, const float* bias, uint16_t* out, size_t stride) {
     for_sixteens(columns, [&](int n, auto there) INLINE_BF16 {
-        const __m512 add = bias ? load_float(there, bias + n) : _mm512_setzero_ps();
+        const __m512 add = bias ? load(there, bias + n) : _mm512_setzero_ps();
         for (int r = 0; r < rows; ++r)
-            store_bfloat16(out + r * stride + n, there, _mm512_add_ps(_mm512_load_ps(sums + r * kGroup + n), add));
+            store(out + r * stride + n, there, _mm512_add_ps(_mm512_load_ps(sums + r * kGroup + n), add));
     });
 }
 
@@ -225,7 +225,7 @@ TARGET_BF16 void put(int rows, int columns, const float* sums, bool more, float*
         for_sixteens(columns, [&](int n, auto there) INLINE_BF16 {
             float* to = out + r * stride + n;
             const __m512 sum = _mm512_load_ps(sums + r * kGroup + n);
-            store_float(to, there, more ? _mm512_add_ps(load_float(there, to), sum) : sum);
+            store(to, there, more ? _mm512_add_ps(load(there, to), sum) : sum);
         });
 }
 
@@ -264,24 +264,24 @@ void multiply_transposed(Pool& pool, int rows, int outputs, int inputs, const ui
 // One row of logits: becomes softmax - onehot. Returns the nats of the target. One that is not a number makes all so, as
 // does one that is infinite, or all being minus that.
 TARGET_BF16 float softmax_gradient_row(int count, uint16_t* logits, int64_t target) {
-    constexpr float kLog2E = 1.44269504088896341f, kLeast = -126.0f;
+    constexpr float kLeast = -126.0f;
     float* powers = scratch<float>(count + 16);
     __m512 most = _mm512_set1_ps(-INFINITY);
     for_sixteens(count, [&](int n, auto there) INLINE_BF16 {
-        most = where(there, _mm512_max_ps(most, load_bfloat16(there, logits + n)), most);
+        most = where(there, _mm512_max_ps(most, load(there, logits + n)), most);
     });
     const float largest = _mm512_reduce_max_ps(most), right = bits_to_float(uint32_t(logits[target]) << 16) - largest;
-    const __m512 shift = _mm512_set1_ps(-largest * kLog2E);
     __m512 total = _mm512_setzero_ps();
     for_sixteens(count, [&](int n, auto there) INLINE_BF16 {
-        const __m512 x = _mm512_fmadd_ps(load_bfloat16(there, logits + n), _mm512_set1_ps(kLog2E), shift);
+        const __m512 below = _mm512_sub_ps(load(there, logits + n), _mm512_set1_ps(largest));  // exact near the largest
+        const __m512 x = _mm512_mul_ps(below, _mm512_set1_ps(kLog2E));
         const __m512 power = exp2_512(_mm512_max_ps(_mm512_set1_ps(kLeast), x));  // of the two, x stays if not a number
         total = where(there, _mm512_add_ps(total, power), total);
         _mm512_storeu_ps(powers + n, power);
     });
     const float sum = _mm512_reduce_add_ps(total), scale = 1.0f / sum;
     for_sixteens(count, [&](int n, auto there) INLINE_BF16 {
-        store_bfloat16(logits + n, there, _mm512_mul_ps(_mm512_loadu_ps(powers + n), _mm512_set1_ps(scale)));
+        store(logits + n, there, _mm512_mul_ps(_mm512_loadu_ps(powers + n), _mm512_set1_ps(scale)));
     });
     logits[target] = to_bfloat16(powers[target] * scale - 1.0f);
     return std::log(sum) - right;

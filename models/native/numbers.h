@@ -22,10 +22,12 @@ INLINE uint16_t to_bfloat16(float value) {  // round to nearest, ties to even
     return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+constexpr float kLog2E = 1.44269504088896341f;
+
 // exp, by Cody-Waite reduction and the polynomial of Cephes' expf: relative error below 2e-7 for x in [-87, 88].
 INLINE float exp_f(float x) {
     x = std::min(std::max(x, -87.0f), 88.0f);
-    const float shifted = x * 1.44269504088896341f + 12582912.0f;  // the integer sits in the low bits of the mantissa
+    const float shifted = x * kLog2E + 12582912.0f;  // the integer sits in the low bits of the mantissa
     const float n = shifted - 12582912.0f;
     const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
     float p = 1.9875691500e-4f;
@@ -45,7 +47,7 @@ INLINE float tanh_f(float x) { return 2.0f / (1.0f + exp_f(-2.0f * x)) - 1.0f; }
 // exp_f, on sixteen values.
 TARGET_512 INLINE __m512 exp_512(__m512 x) {
     x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.0f)), _mm512_set1_ps(88.0f));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 0);
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(kLog2E)), 0);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
     __m512 p = _mm512_set1_ps(1.9875691500e-4f);
@@ -58,8 +60,8 @@ TARGET_512 INLINE __m512 exp_512(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
-// 2 to the x, for x above -2^31: relative error below 2e-7, zero or infinite where that is out of range. What is not a
-// number stays so.
+// 2 to the x: relative error below 2e-7, zero or infinite where that is out of range, for infinite x too (scalef makes it
+// so, whatever it scales). What is not a number stays so.
 TARGET_512 INLINE __m512 exp2_512(__m512 x) {
     const __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
     __m512 p = _mm512_set1_ps(1.3264727e-3f);

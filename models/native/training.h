@@ -23,8 +23,6 @@ TARGET_BF16 INLINE __m512 logistic(__m512 x) {
     return _mm512_mul_ps(guess, _mm512_fnmadd_ps(d, guess, _mm512_set1_ps(2.0f)));
 }
 
-constexpr float kLog2E = 1.44269504088896341f;
-
 TARGET_BF16 INLINE __m512 sigmoid_512(__m512 x) { return logistic(_mm512_mul_ps(x, _mm512_set1_ps(-kLog2E))); }
 TARGET_BF16 INLINE __m512 tanh_512(__m512 x) {
     const __m512 half = logistic(_mm512_mul_ps(x, _mm512_set1_ps(-2.0f * kLog2E)));
@@ -38,21 +36,21 @@ template <typename Lanes>
 TARGET_BF16 INLINE void cell_forward(Lanes there, int hidden, const float* products, const float* bias, uint16_t* gates,
                                      float* c, uint16_t* cells, uint16_t* h, uint16_t* h_again) {
     const auto before = [&](int gate) INLINE_BF16 {
-        const __m512 sum = _mm512_add_ps(_mm512_load_ps(products + gate * kUnits), load_float(there, bias + gate * hidden));
-        return _mm512_add_ps(load_bfloat16(there, gates + gate * hidden), sum);
+        const __m512 sum = _mm512_add_ps(_mm512_load_ps(products + gate * kUnits), load(there, bias + gate * hidden));
+        return _mm512_add_ps(load(there, gates + gate * hidden), sum);
     };
     const __m512 i = sigmoid_512(before(0)), f = sigmoid_512(before(1));
     const __m512 g = tanh_512(before(2)), o = sigmoid_512(before(3));
-    const __m512 next = _mm512_fmadd_ps(f, load_float(there, c), _mm512_mul_ps(i, g));
-    store_bfloat16(gates, there, i);
-    store_bfloat16(gates + hidden, there, f);
-    store_bfloat16(gates + 2 * hidden, there, g);
-    store_bfloat16(gates + 3 * hidden, there, o);
-    store_float(c, there, next);
-    store_bfloat16(cells, there, next);
+    const __m512 next = _mm512_fmadd_ps(f, load(there, c), _mm512_mul_ps(i, g));
+    store(gates, there, i);
+    store(gates + hidden, there, f);
+    store(gates + 2 * hidden, there, g);
+    store(gates + 3 * hidden, there, o);
+    store(c, there, next);
+    store(cells, there, next);
     const __m512 out = _mm512_mul_ps(o, tanh_512(next));
-    store_bfloat16(h, there, out);
-    store_bfloat16(h_again, there, out);
+    store(h, there, out);
+    store(h_again, there, out);
 }
 
 // The same backwards. from_later, from_output: the gradients of h by the next token and by what it gave. cells, before: c
@@ -63,21 +61,21 @@ TARGET_BF16 INLINE void cell_backward(Lanes there, int hidden, const float* from
                                       const uint16_t* cells, const uint16_t* before, float* from_cell, uint16_t* gates,
                                       uint16_t* gates_again) {
     const __m512 one = _mm512_set1_ps(1.0f);
-    const __m512 i = load_bfloat16(there, gates), f = load_bfloat16(there, gates + hidden);
-    const __m512 g = load_bfloat16(there, gates + 2 * hidden), o = load_bfloat16(there, gates + 3 * hidden);
-    const __m512 dh = _mm512_add_ps(load_float(there, from_later), load_bfloat16(there, from_output));
-    const __m512 shown = tanh_512(load_bfloat16(there, cells));
+    const __m512 i = load(there, gates), f = load(there, gates + hidden);
+    const __m512 g = load(there, gates + 2 * hidden), o = load(there, gates + 3 * hidden);
+    const __m512 dh = _mm512_add_ps(load(there, from_later), load(there, from_output));
+    const __m512 shown = tanh_512(load(there, cells));
     const __m512 dc = _mm512_fmadd_ps(_mm512_mul_ps(dh, o), _mm512_fnmadd_ps(shown, shown, one),
-                                      load_float(there, from_cell));
+                                      load(there, from_cell));
     const auto give = [&](int gate, __m512 gradient) INLINE_BF16 {
-        store_bfloat16(gates + gate * hidden, there, gradient);
-        store_bfloat16(gates_again + gate * hidden, there, gradient);
+        store(gates + gate * hidden, there, gradient);
+        store(gates_again + gate * hidden, there, gradient);
     };
     give(0, _mm512_mul_ps(_mm512_mul_ps(dc, g), _mm512_fnmadd_ps(i, i, i)));
-    give(1, _mm512_mul_ps(_mm512_mul_ps(dc, load_bfloat16(there, before)), _mm512_fnmadd_ps(f, f, f)));
+    give(1, _mm512_mul_ps(_mm512_mul_ps(dc, load(there, before)), _mm512_fnmadd_ps(f, f, f)));
     give(2, _mm512_mul_ps(_mm512_mul_ps(dc, i), _mm512_fnmadd_ps(g, g, one)));
     give(3, _mm512_mul_ps(_mm512_mul_ps(dh, shown), _mm512_fnmadd_ps(o, o, o)));
-    store_float(from_cell, there, _mm512_mul_ps(dc, f));
+    store(from_cell, there, _mm512_mul_ps(dc, f));
 }
 
 // As `pack`, of weights: (inputs, outputs), float32, into bfloat16.
@@ -86,8 +84,8 @@ TARGET_BF16 void pack_transposed_group(const float* from, int inputs, int output
         for_sixteens(columns, [&](int n, auto there) INLINE_BF16 {
             const float* at = from + size_t(k) * outputs + n;
             const auto pair = [](__m512 values) INLINE_BF16 { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(values)); };
-            __m512i both = pair(load_float(there, at));
-            if (k + 1 < inputs) both = _mm512_or_si512(both, _mm512_slli_epi32(pair(load_float(there, at + outputs)), 16));
+            __m512i both = pair(load(there, at));
+            if (k + 1 < inputs) both = _mm512_or_si512(both, _mm512_slli_epi32(pair(load(there, at + outputs)), 16));
             _mm512_store_si512(lines + 4 * n, both);
         });
 }
@@ -97,7 +95,7 @@ void pack_transposed(Matrix& m, const float* weights, int inputs, int outputs, P
     pool.run(m.groups, [&](int group) {
         char* lines = data + size_t(group) * m.lines * kLine;
         const int first = group * kGroup, columns = std::min(kGroup, outputs - first);
-        if (columns < kGroup || m.lines * 2 > inputs) std::memset(lines, 0, size_t(m.lines) * kLine);
+        std::memset(lines, 0, size_t(m.lines) * kLine);
         pack_transposed_group(weights + first, inputs, outputs, columns, lines);
     });
 }

@@ -37,7 +37,8 @@ def test_the_key_alone_says_which_values_are_dropped(count: int, dtype: torch.dt
     # 128 values of sixteen counters: the first words of all of them first, the low half of a word first.
     words = np.array([philox(counter, key) for counter in range(-(-count // 128) * 16)], dtype="<u4")
     numbers = words.reshape(-1, 16, 4).transpose(0, 2, 1).copy().view("<u2").reshape(-1)[:count].astype(np.int64)
-    x, out = torch.randn(count, dtype=dtype), torch.full((count,), torch.nan, dtype=dtype)
+    x, memory = torch.randn(count, dtype=dtype), torch.full((count + 256,), 7, dtype=dtype)
+    out = memory[128:-128]
     assert library is not None
     drawn = ctypes.c_int64(count), ctypes.c_uint64(key), dropped
     library.carousel_drop(workspace(), *drawn, dtype == torch.float32, pointer(x), pointer(out))
@@ -45,6 +46,8 @@ def test_the_key_alone_says_which_values_are_dropped(count: int, dtype: torch.dt
     expected = (x.float() * (STEPS / (STEPS - dropped))).where(kept, 0.0).to(dtype)
     torch.testing.assert_close(out, expected, rtol=1e-6 if dtype == torch.float32 else 2**-8, atol=0)
     assert torch.equal(out != 0, kept)
+    assert torch.equal(memory[:128], memory[-128:])  # what is beside them stays
+    assert (memory[:128] == 7).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -59,6 +62,11 @@ def test_as_many_are_dropped_as_asked_and_the_gradient_passes_where_values_did(
     assert kept == pytest.approx(max(1 - share, 2**-16), abs=4 * (share * (1 - share) / x.numel()) ** 0.5 + 1e-4)
     (gradient,) = torch.autograd.grad(out, x, torch.ones_like(out))
     assert torch.equal(gradient, out)
+
+
+def test_what_is_not_a_number_stays_so_and_what_is_infinite_is_seen() -> None:
+    assert dropout(torch.full((1000,), torch.nan), 0.5).isnan().all()
+    assert not dropout(torch.full((1000,), torch.inf), 0.5).isfinite().any()
 
 
 def transposed(x: Tensor) -> Tensor:

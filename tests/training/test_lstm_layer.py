@@ -67,6 +67,46 @@ def test_what_is_not_a_number_stays_so() -> None:
     assert made.isnan().any()
 
 
+def test_what_is_not_a_number_stays_so_on_the_way_back() -> None:
+    x, state = torch.zeros(2, 3, 4, requires_grad=True), torch.zeros(2, 5)
+    made, _, _ = lstm.run_layer(x, torch.randn(20, 4), torch.randn(20, 5), torch.zeros(20), state, state)
+    given = torch.zeros(2, 3, 5)
+    given[0, 1, 2] = torch.nan
+    (gradient,) = torch.autograd.grad(made, x, given.bfloat16())
+    assert gradient.isnan().flatten(2).any(2).tolist() == [[True, True, False], [False, False, False]]
+
+
+def test_nothing_is_left_of_the_layer_before() -> None:
+    expected = both_ways(True, 3, 5, 6, 7)
+    x, state = torch.zeros(20, 2, 4, requires_grad=True), torch.zeros(20, 70)
+    lost = torch.full((280, 70), torch.nan)
+    made, _, _ = lstm.run_layer(x, torch.zeros(280, 4), lost, torch.zeros(280), state, state)
+    torch.autograd.grad(made, x, torch.ones_like(made))
+    found = both_ways(True, 3, 5, 6, 7)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("far", [30.0, 200.0, 1e30, torch.inf])
+def test_gates_may_be_as_open_or_closed_as_they_like(far: float) -> None:
+    x, before, weights = torch.zeros(1, 1, 4), torch.full((1, 3), 0.5), (torch.zeros(12, 4), torch.zeros(12, 3))
+    for i, f, g, o in [(far, -far, far, far), (-far, far, -far, far), (far, far, far, -far)]:
+        bias = torch.tensor([i, f, g, o]).repeat_interleave(3)
+        _, h, c = lstm.run_layer(x, *weights, bias, before, before)
+        expected = (i > 0) * (1 if g > 0 else -1) + (f > 0) * 0.5
+        torch.testing.assert_close(c, torch.full((1, 3), expected))
+        torch.testing.assert_close(h, (o > 0) * torch.full((1, 3), expected).tanh(), rtol=2**-8, atol=1e-9)
+
+
+def test_cells_are_exact_to_float32() -> None:
+    torch.manual_seed(0)
+    hidden = 1000
+    x, h, c, bias = torch.zeros(1, 1, 4), torch.zeros(1, hidden), torch.randn(1, hidden), 4 * torch.randn(4 * hidden)
+    _, _, found = lstm.run_layer(x, torch.zeros(4 * hidden, 4), torch.zeros(4 * hidden, hidden), bias, h, c)
+    i, f, g, _ = bias.double().chunk(4)
+    expected = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=2e-6)
+
+
 @pytest.mark.parametrize("truncation", ["fixed", "randomised"])
 def test_a_window_under_noise_has_the_gradients_of_torch_s_layers(
     truncation: Truncation, monkeypatch: pytest.MonkeyPatch
