@@ -22,6 +22,7 @@ def in_steps(share: float) -> int:
 
 
 def usable(x: Tensor) -> bool:
+    """Whether the kernels can drop values of `x`."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and trains()
 
 
@@ -33,7 +34,8 @@ def dropout(x: Tensor, share: float) -> Tensor:
     assert usable(x)
     assert 0 <= share < 1
     key = int(torch.randint(2**63 - 1, (), device="cpu"))
-    return _Dropout.apply(x, key, in_steps(share))  # type: ignore[no-untyped-call, no-any-return]
+    dropped: Tensor = _Dropout.apply(x, key, in_steps(share))  # type: ignore[no-untyped-call]
+    return dropped
 
 
 class _Dropout(torch.autograd.Function):
