@@ -24,7 +24,7 @@ COPY app app
 COPY models models
 COPY training training
 RUN --mount=type=cache,target=/root/.cache/pip /venv/bin/pip install --no-deps . \
-    && cd / && /venv/bin/python -c "import models.native as native; assert native.available()"
+    && cd / && /venv/bin/python -c "import models.backends.native as native; assert native.available()"
 
 # Serve: no compiler, no pip cache, no root.
 FROM python:3.11-slim

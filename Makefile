@@ -27,7 +27,7 @@ endif
 .PHONY: serve train test check bench format clean
 
 # A set-up for the other kind of PyTorch is replaced.
-$(READY): pyproject.toml Makefile $(wildcard models/native/*.cpp models/native/*.h)
+$(READY): pyproject.toml Makefile $(wildcard models/backends/native/*.cpp models/backends/native/*.h training/kernels/*.cpp training/kernels/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: Python 3.11 or newer is needed; name one with PYTHON=python3.x" >&2; exit 1; }
 	@test -z "$(filter-out $(READY),$(wildcard .venv/.installed-*))" || rm -rf .venv

@@ -5,14 +5,15 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.answers import next as next_words
-from app.document import install_document
 from app.errors import install_error_handlers
+from app.http import page, system, tasks
+from app.http.document import install_document
 from app.metrics import Metrics
+from app.openai import routes as openai
 from app.registry import load_registry
-from app.routes import openai, page, system, tasks
 from app.schemas import NextRequest
 from app.settings import Settings
+from app.tasks import next as next_words
 from models.process import settle_process
 
 

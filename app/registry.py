@@ -13,9 +13,9 @@ from app.engine.runner import Runner
 from app.errors import UnknownModelError, shown
 from app.metrics import Metrics
 from app.settings import Settings
-from models.checkpoint import Checkpoint, CheckpointError, find_checkpoints, load_checkpoint
-from models.inference import load_inference
-from models.next_words import WordIndex, WordPieces
+from models.backends.load import load_inference
+from models.checkpoint.format import Checkpoint, CheckpointError, find_checkpoints, load_checkpoint
+from models.words.next_words import WordIndex, WordPieces
 
 logger = logging.getLogger("carousel")
 

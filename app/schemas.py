@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
-from models.generation import FinishReason
+from models.decoding.completion import FinishReason
 
 
 class RequestBody(BaseModel):

@@ -25,7 +25,7 @@ from rich.progress import Progress  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from benchmarks.host import cpu_slug, describe_host  # noqa: E402
-from models.network import NetworkConfig  # noqa: E402
+from models.config import NetworkConfig  # noqa: E402
 from training.config import TrainingConfig  # noqa: E402
 from training.recipe import override, read_recipe  # noqa: E402
 from training.run import read_corpus  # noqa: E402

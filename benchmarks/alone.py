@@ -19,11 +19,11 @@ from typing import Any  # noqa: E402
 
 import typer  # noqa: E402
 
-from app.answers.generate import answer, plan  # noqa: E402
 from app.metrics import Metrics  # noqa: E402
 from app.registry import ServedModel, load_registry  # noqa: E402
 from app.schemas import GenerateRequest  # noqa: E402
 from app.settings import Settings  # noqa: E402
+from app.tasks.generate import answer, plan  # noqa: E402
 from benchmarks.load import quantiles  # noqa: E402
 from benchmarks.workloads import make_workload  # noqa: E402
 

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from models.checkpoint import load_checkpoint
+from models.checkpoint.format import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 

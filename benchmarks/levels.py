@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.host import cpu_slug, describe_host
-from models.checkpoint import load_checkpoint
+from models.checkpoint.format import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

@@ -13,8 +13,8 @@ from benchmarks.load import Load, Result
 from benchmarks.servers import ROOT, Kind, Server, environment
 from benchmarks.shapes import Shape
 from benchmarks.workloads import make_workload
-from models.checkpoint import load_checkpoint
-from models.tokenizer import Tokenizer
+from models.checkpoint.format import load_checkpoint
+from models.text.tokenizer import Tokenizer
 
 PARTS = ("decode", "prefill", "mixed", "score", "next", "prompt", "engine")
 

@@ -22,8 +22,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from models.checkpoint import load_checkpoint
-from models.network import NetworkConfig
+from models.checkpoint.format import load_checkpoint
+from models.config import NetworkConfig
 
 State = list[tuple[Tensor, Tensor]]
 

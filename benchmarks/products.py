@@ -24,8 +24,8 @@ from rich.table import Table  # noqa: E402
 
 from benchmarks.floor import product_rate  # noqa: E402
 from benchmarks.host import cpu_slug, describe_host  # noqa: E402
-from models.native import processor_features  # noqa: E402
-from models.native.products import multiply, multiply_transposed, right_hand  # noqa: E402
+from models.backends.native import processor_features  # noqa: E402
+from training.kernels.multiply import multiply, multiply_transposed, right_hand  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from models.checkpoint import load_checkpoint
-from models.inference import NUMBER_TYPES, InferenceNetwork, load_inference
-from models.scoring import perplexity
-from training.documents import read_text
+from models.backends.base import NUMBER_TYPES, InferenceNetwork
+from models.backends.load import load_inference
+from models.checkpoint.format import load_checkpoint
+from models.decoding.scoring import perplexity
+from models.documents.text import read_text
 
 STREAMS, WINDOW = 64, 64
 

@@ -28,7 +28,7 @@ from benchmarks.report import table
 from benchmarks.servers import Server
 from benchmarks.shapes import SHAPES, TINY_SHAPES, Shape, write_checkpoint
 from benchmarks.workloads import Texts
-from models.checkpoint import load_checkpoint
+from models.checkpoint.format import load_checkpoint
 
 CLIENTS = 16
 PROMPT_TOKENS = 8

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import load_checkpoint, save_checkpoint
-from models.network import LanguageModel, NetworkConfig
-from models.tokenizer import Level, Tokenizer
+from models.checkpoint.format import load_checkpoint, save_checkpoint
+from models.config import NetworkConfig
+from models.network import LanguageModel
+from models.text.tokenizer import Level, Tokenizer
 
 TRAINED = Path(__file__).parents[1] / "checkpoints" / "english-word"
 

@@ -30,7 +30,8 @@ from rich.table import Table  # noqa: E402
 from benchmarks.floor import product_rate  # noqa: E402
 from benchmarks.host import cpu_slug, describe_host  # noqa: E402
 from benchmarks.script import CLIP, RATE, WARMUP_STEPS, peak_mib  # noqa: E402
-from models.network import LanguageModel, NetworkConfig  # noqa: E402
+from models.config import NetworkConfig  # noqa: E402
+from models.network import LanguageModel  # noqa: E402
 from training.config import TrainingConfig  # noqa: E402
 from training.trainer import Trainer  # noqa: E402
 

@@ -7,7 +7,7 @@ from itertools import count, islice
 from random import Random
 from typing import Any
 
-from models.tokenizer import Tokenizer
+from models.text.tokenizer import Tokenizer
 
 Number = Callable[[int], int]
 """How many of something a run of full length needs -> how many this one makes."""

@@ -1,11 +1,10 @@
 """The recurrent cells, for one token of each row, once the matrix products are made."""
 
 from collections.abc import Callable
-from typing import Literal
 
 from torch import Tensor
 
-Cell = Literal["rnn", "gru", "lstm", "lstm_peephole"]
+from models.config import Cell
 
 State = tuple[Tensor, ...]
 Step = Callable[[Tensor, Tensor, State, Tensor | None], State]

@@ -4,97 +4,17 @@ Axes: B sequences in the batch, T tokens in the window, V vocabulary, E embeddin
 output matrix, S floats of one sequence's state (models/state.py).
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, get_args
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.cells import CELLS, Cell
-from models.native import lstm
-from models.state import StateLayout
-
-MAX_SIZE = 1 << 24
-"""No width or vocabulary is larger: a configuration that says so is damaged."""
-
-MAX_ONE_HOT = 1 << 13
-"""Types of a vocabulary that may be read one-hot: the identity matrix is held in memory."""
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """The shape of the network. Raises `ValueError`, naming the field, when the shape is impossible."""
-
-    vocabulary_size: int
-    embedding_size: int
-    hidden_sizes: tuple[int, ...]
-    cell: Cell = "lstm"
-    projection_size: int | None = None
-    """Width of a linear layer between the last recurrent layer and the output matrix; None: there is none."""
-    tied: bool = False
-    """The output matrix is the embedding matrix (Press & Wolf 2017, Inan et al. 2017)."""
-    one_hot: bool = False
-    """Inputs are one-hot vectors instead of learned ones; embedding_size is then the vocabulary's."""
-    output_layers: tuple[int, ...] = ()
-    """Widths of layers with tanh between the recurrent part and the output matrix."""
-
-    def __post_init__(self) -> None:
-        if self.cell not in get_args(Cell):
-            raise ValueError(f"cell: {self.cell!r} is not one of {', '.join(get_args(Cell))}")
-        if not self.hidden_sizes:
-            raise ValueError("hidden_sizes: at least one layer is needed")
-        sizes = {"vocabulary_size": self.vocabulary_size, "embedding_size": self.embedding_size}
-        sizes |= {f"hidden_sizes[{i}]": size for i, size in enumerate(self.hidden_sizes)}
-        sizes |= {f"output_layers[{i}]": size for i, size in enumerate(self.output_layers)}
-        if self.projection_size is not None:
-            sizes["projection_size"] = self.projection_size
-        for name, size in sizes.items():
-            if type(size) is not int or not 0 < size <= MAX_SIZE:
-                raise ValueError(f"{name}: {size!r} is not a whole number from 1 to {MAX_SIZE}")
-        for name in ("tied", "one_hot"):
-            if type(getattr(self, name)) is not bool:
-                raise ValueError(f"{name}: {getattr(self, name)!r} is not true or false")
-        if self.one_hot and self.tied:
-            raise ValueError("one_hot: there is no embedding matrix that the output could be tied to")
-        if self.one_hot and (self.embedding_size != self.vocabulary_size or self.vocabulary_size > MAX_ONE_HOT):
-            raise ValueError(
-                f"one_hot: embedding_size has to be the vocabulary's {self.vocabulary_size}, at most {MAX_ONE_HOT}"
-            )
-        if self.tied and self.feature_size != self.embedding_size:
-            raise ValueError(
-                f"tied: the output matrix needs {self.embedding_size} features (embedding_size) but gets "
-                f"{self.feature_size}; "
-                + ("make the last of output_layers " if self.output_layers else "set projection_size to ")
-                + str(self.embedding_size)
-            )
-
-    @property
-    def feature_size(self) -> int:
-        """P, the width of what meets the output matrix."""
-        return self.output_layers[-1] if self.output_layers else self.projection_size or self.hidden_sizes[-1]
-
-    @property
-    def state_layout(self) -> StateLayout:
-        return StateLayout(self.hidden_sizes, has_cell=self.cell in ("lstm", "lstm_peephole"))
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"hidden_sizes": list(self.hidden_sizes), "output_layers": list(self.output_layers)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "NetworkConfig":
-        """Inverse of `to_json`. Raises `ValueError` on unknown or missing fields."""
-        try:
-            return cls(
-                **{
-                    **values,
-                    "hidden_sizes": tuple(values.get("hidden_sizes", ())),
-                    "output_layers": tuple(values.get("output_layers", ())),
-                }
-            )
-        except TypeError as error:
-            raise ValueError(f"network: {error}") from None
+from models.cells import CELLS
+from models.config import Cell, NetworkConfig
 
 
 class LayerWeights(NamedTuple):
@@ -146,6 +66,21 @@ class Noise(Protocol):
         """from_hidden: (G * H, H), the recurrent weights of layer `depth`."""
 
 
+class LayerKernel(Protocol):
+    """Runs an LSTM layer in training faster than torch does: `training.kernels.lstm`, which the trainer hands over."""
+
+    def usable(self, x: Tensor) -> bool:
+        """Whether it can run a layer over `x` here and now."""
+
+    def run_layer(
+        self, x: Tensor, from_input: Tensor, from_hidden: Tensor, bias: Tensor, h: Tensor, c: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (B, T, inputs); weights as in `LayerWeights`, both biases added; h, c: (B, H).
+
+        Returns h of each token, (B, T, H), and the last h and c, (B, H).
+        """
+
+
 _FUSED: dict[Cell, Any] = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}
 """torch's fused layers, which nn.LSTM and its kin call, with weights that need not be parameters."""
 
@@ -162,6 +97,8 @@ class LanguageModel(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
+        self.layer_kernel: LayerKernel | None = None
+        """What runs LSTM layers in training instead of torch, where it can."""
         self.embedding: nn.Embedding | OneHot
         if config.one_hot:
             self.embedding = OneHot(config.vocabulary_size)
@@ -234,9 +171,10 @@ class LanguageModel(nn.Module):
         """x: (B, T, inputs) -> h of each token, (B, T, H), and the layer's last state, (B, H) each."""
         if self.config.cell not in _FUSED:
             return self._run_token_by_token(x, weights, initial)
-        if self.config.cell == "lstm" and lstm.usable(x):
+        kernel = self.layer_kernel
+        if kernel is not None and self.config.cell == "lstm" and kernel.usable(x):
             bias = weights.input_bias + weights.hidden_bias
-            x, *last = lstm.run_layer(x, weights.from_input, weights.from_hidden, bias, *initial)
+            x, *last = kernel.run_layer(x, weights.from_input, weights.from_hidden, bias, *initial)
             return x, tuple(last)
         before = tuple(part.unsqueeze(0).contiguous() for part in initial)  # torch wants (1, B, H)
         options = {
@@ -274,3 +212,17 @@ class LanguageModel(nn.Module):
     def num_parameters(self) -> int:
         """Distinct numbers that are learned; a tied matrix counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def to_arrays(model: LanguageModel) -> dict[str, np.ndarray[Any, Any]]:
+    """The weights by the names that checkpoints store, float32, a tied matrix once."""
+    return {name: parameter.detach().cpu().float().numpy() for name, parameter in model.named_parameters()}
+
+
+def from_arrays(config: NetworkConfig, weights: Mapping[str, np.ndarray[Any, Any]]) -> LanguageModel:
+    """Inverse of `to_arrays`: a network for running, not for training."""
+    model = LanguageModel(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(weights[name]))
+    return model.eval().requires_grad_(False)

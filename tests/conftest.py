@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import save_checkpoint
+from models.checkpoint.format import save_checkpoint
 from models.network import LanguageModel
-from models.tokenizer import Tokenizer
+from models.text.tokenizer import Tokenizer
 from tests.tiny import tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from models.cells import Cell
-from models.network import LanguageModel, NetworkConfig
-from models.tokenizer import Level, Tokenizer
+from models.config import Cell, NetworkConfig
+from models.network import LanguageModel
+from models.text.tokenizer import Level, Tokenizer
 
 WORD_TEXT = "The cat ate fish.\nThe cat sat!\nThe cats ate pear.\npear\n"
 CHAR_TEXT = "he sat on\nthe hen. "

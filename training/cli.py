@@ -16,30 +16,30 @@ import torch
 import typer
 from rich.console import Console
 
-from models.cells import Cell
-from models.checkpoint import SPELLER, CheckpointError, Storage, add_speller, check_replaceable, load_checkpoint
-from models.tokenizer import Boundary, Level, Normalization, Tokenizer
-from training.batching import Partition, Truncation
-from training.comparison import average_checkpoints, diverged, suggest_rate, summarise
+from models.checkpoint.format import SPELLER, CheckpointError, Storage, add_speller, check_replaceable, load_checkpoint
+from models.config import Cell
+from models.documents.text import CorpusError, read_text, size, unwrapped, whole_file
+from models.text.tokenizer import Boundary, Level, Normalization, Tokenizer
 from training.config import Precision
-from training.corpus import CorpusConfig, Part, find_files
+from training.data.batching import Partition, Truncation
+from training.data.corpus import CorpusConfig, Part, find_files
+from training.data.tokens import tokenize
 from training.defaults import choose_corpus, describe
 from training.display import TrainingDisplay, clock, counting, curves, sample_line, stepping
 from training.distributed import Group, join_group
-from training.documents import CorpusError, read_text, size, unwrapped, whole_file
 from training.evaluate import Reset, evaluate_texts, lines_of
 from training.export import add_figures, add_ngram, describe_speller, export_run, ngram_perplexities, trained_speller
-from training.gradient_flow import KINDS, measure_flows
 from training.initialisation import Initialisation
-from training.ngram import MAX_ORDER, KneserNey
 from training.optimisation import Averaging, Optimizer, Schedule
 from training.plots import PlotError, plot_comparison, plot_flows, plot_range, plot_run, plot_zipf
 from training.recipe import Recipe, RecipeError, override, read_recipe
 from training.run import Run, RunError, check_writable, open_run, prepare_run
 from training.speller import train_speller
-from training.stats import measure
+from training.studies.comparison import average_checkpoints, diverged, suggest_rate, summarise
+from training.studies.gradient_flow import KINDS, measure_flows
+from training.studies.ngram import MAX_ORDER, KneserNey
+from training.studies.statistics import measure
 from training.tables import print_comparison, print_figures, print_flows, print_plan, print_statistics
-from training.tokens import tokenize
 from training.trainer import Report, TrainingError
 
 INTERRUPTED = 130

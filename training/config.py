@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
-from training.batching import Partition, Truncation
+from training.data.batching import Partition, Truncation
 from training.initialisation import Initialisation
 from training.optimisation import Averaging, Optimizer, Schedule
 from training.regularisation import Regularisation
@@ -22,7 +22,7 @@ class TrainingConfig(Regularisation):
     batch_size: int = 32
     bptt_length: int = 64
     truncation: Truncation = "fixed"
-    """Where the gradient stops: training/batching.py."""
+    """Where the gradient stops: training/data/batching.py."""
     partition: Partition = "sequential"
     reset_probability: float = 0.03
     initialisation: Initialisation = "uniform"

@@ -22,11 +22,12 @@ from typing import Any
 
 import torch
 
-from models.network import LanguageModel, NetworkConfig
-from models.tokenizer import Boundary, Level
+from models.config import NetworkConfig
+from models.documents.text import Document, head, size
+from models.network import LanguageModel
+from models.text.tokenizer import Boundary, Level
 from training.config import TrainingConfig
-from training.corpus import CorpusConfig
-from training.documents import Document, head, size
+from training.data.corpus import CorpusConfig
 from training.estimate import seconds_per_token
 
 SAMPLE_CHARACTERS = 2_000_000

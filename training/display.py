@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from models.generation import GenerationParams, generate
+from models.decoding.completion import GenerationParams, generate
+from models.decoding.sampling import SamplingParams
 from models.network import LanguageModel
-from models.sampling import SamplingParams
-from models.tokenizer import Tokenizer
+from models.text.tokenizer import Tokenizer
 from training.config import TrainingConfig
 from training.distributed import Group
 from training.run import RunError

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import torch
 
-from models.network import LanguageModel, NetworkConfig
+from models.config import NetworkConfig
+from models.network import LanguageModel
 from training.config import TrainingConfig, resolve_precision
 
 NATIVE_FLOPS, PLAIN_FLOPS = 1.6e11, 6e10

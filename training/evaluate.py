@@ -18,11 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from models.decoding.scoring import bits_per_character, perplexity, score_sequences, token_logprobs
 from models.network import LanguageModel
-from models.scoring import bits_per_character, perplexity, score_sequences, token_logprobs
-from models.speller import Speller
-from models.tokenizer import Tokenizer
-from training.tokens import Split, tokenize
+from models.text.tokenizer import Tokenizer
+from models.words.speller import Speller
+from training.data.tokens import Split, tokenize
 
 Reset = Literal["never", "line"]
 

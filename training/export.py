@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from models.checkpoint import (
+from models.checkpoint.format import (
     SPELLER,
     WEIGHTS,
     Checkpoint,
@@ -20,16 +20,16 @@ from models.checkpoint import (
     save_checkpoint,
     update_about,
 )
-from models.generation import GenerationParams, generate
+from models.decoding.completion import GenerationParams, generate
+from models.decoding.sampling import SamplingParams
 from models.network import LanguageModel
-from models.sampling import SamplingParams
-from models.speller import Speller
+from models.words.speller import Speller
 from training.card import render_card
+from training.data.tokens import Split
 from training.evaluate import Figures, Reset, evaluate_split, ignore, spelled
-from training.ngram import MAX_ORDER, KneserNey
 from training.run import START_SPELLER, Run, RunError, load_speller, replace_file, save_speller
 from training.speller import adapted_speller, can_learn_spelling, train_speller
-from training.tokens import Split
+from training.studies.ngram import MAX_ORDER, KneserNey
 from training.trainer import Position, read_position
 
 BEST, NGRAM = "best.safetensors", "ngram.json"
@@ -76,7 +76,7 @@ def trained_speller(run: Run, on_step: Callable[[int, int], None] | None = None)
 
 
 def ngram_perplexities(run: Run) -> dict[str, float]:
-    """By held-out split: perplexity of counting alone (training/ngram.py), computed when it is first asked for."""
+    """By held-out split: perplexity of n-grams alone (training/studies/ngram.py), computed when first asked for."""
     path = run.directory / NGRAM
     if not path.is_file():
         size, eos_id = len(run.tokenizer), run.tokenizer.eos_id

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import Checkpoint
+from models.checkpoint.format import Checkpoint
 from models.network import LanguageModel, LayerWeights
-from models.tokenizer import Tokenizer
+from models.text.tokenizer import Tokenizer
 
 Initialisation = Literal["uniform", "xavier", "he", "orthogonal"]
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models.native.products import multiply, multiply_transposed, right_hand, softmax_gradient_
 from models.network import LanguageModel
 from training.config import TrainingConfig
+from training.kernels.multiply import multiply, multiply_transposed, right_hand, softmax_gradient_
 from training.regularisation import TrainingNoise
 
 CHUNK_ELEMENTS = 1 << 24
@@ -68,7 +68,7 @@ def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets
 
     features: (N, P), float32 or bfloat16, the type the matrix products run in. weight: (V, P), bias: (V,), float32.
     targets: (N,), int64. Returns a scalar; its gradient reaches features, weight and bias. Gradients are computed with
-    the loss, so a call costs the backward pass too: to evaluate, use `models.scoring`.
+    the loss, so a call costs the backward pass too: to evaluate, use `models.decoding.scoring`.
     """
     nats: Tensor = _LinearCrossEntropy.apply(features, weight, bias, targets)  # type: ignore[no-untyped-call]
     return nats

@@ -16,10 +16,10 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.checkpoint import Storage
-from models.network import NetworkConfig
+from models.checkpoint.format import Storage
+from models.config import NetworkConfig
 from training.config import TrainingConfig
-from training.corpus import CorpusConfig
+from training.data.corpus import CorpusConfig
 
 DEFAULT_STORAGE: Storage = "bfloat16"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.native import dropout as native
+from training.kernels import dropout as native
 
 
 @dataclass(frozen=True)

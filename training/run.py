@@ -4,7 +4,7 @@ runs/NAME/
   run.json              network, corpus and training configurations, sources, the command: written once, at the start
   tokenizer.json        built from the training text
   train.ids, train.json, valid.…, test.…
-                        the tokenized splits (training/tokens.py): resuming does not need the text files
+                        the tokenized splits (training/data/tokens.py): resuming does not need the text files
   speller.safetensors   of the words that the vocabulary left out, trained at the end; speller.json: its network
   trainer.safetensors   weights, optimizer, state and position, to resume from (training/trainer.py)
   start.safetensors, start-speller.safetensors
@@ -29,18 +29,18 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from models.checkpoint import Checkpoint, Storage, pack_speller, read_speller
-from models.network import NetworkConfig
-from models.speller import Speller
-from models.tokenizer import Tokenizer
+from models.checkpoint.format import Checkpoint, Storage, pack_speller, read_speller
+from models.config import NetworkConfig
+from models.documents.text import CorpusError, Document, pieces, size
+from models.text.tokenizer import Tokenizer
+from models.words.speller import Speller
 from training.config import TrainingConfig, resolve_precision
-from training.corpus import CorpusConfig, make_splits, read_files
+from training.data.corpus import CorpusConfig, make_splits, read_files
+from training.data.tokens import COUNTS, SUFFIX, Split, load_split, tokenize
 from training.defaults import choose_corpus, choose_network, choose_training, describe
 from training.distributed import ALONE, Group
-from training.documents import CorpusError, Document, pieces, size
 from training.initialisation import carry_over
 from training.recipe import Recipe
-from training.tokens import COUNTS, SUFFIX, Split, load_split, tokenize
 from training.trainer import START, Trainer
 
 FORMAT_VERSION = 2

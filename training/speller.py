@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.lexicon import Lexicon
-from models.network import LanguageModel, NetworkConfig
-from models.speller import END, VOCABULARY_SIZE, Speller
-from training.batching import mix
+from models.config import NetworkConfig
+from models.network import LanguageModel
+from models.words.lexicon import Lexicon
+from models.words.speller import END, VOCABULARY_SIZE, Speller
+from training.data.batching import mix
 from training.loss import linear_cross_entropy
 from training.optimisation import make_optimizer, rate_factor
 

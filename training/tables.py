@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from training.card import number
-from training.comparison import RunSummary
 from training.display import clock
 from training.estimate import estimate
 from training.run import Run
-from training.stats import Statistics
+from training.studies.comparison import RunSummary
+from training.studies.statistics import Statistics
 
 
 def print_plan(console: Console, run: Run) -> None:

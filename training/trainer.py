@@ -20,13 +20,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.network import LanguageModel, NetworkConfig
+from models.config import NetworkConfig
+from models.decoding.scoring import token_logprobs
+from models.network import LanguageModel
 from models.process import release_memory
-from models.scoring import token_logprobs
-from training.batching import Batches, mix
 from training.config import TrainingConfig, resolve_precision
+from training.data.batching import Batches, mix
 from training.distributed import ALONE, Group
 from training.initialisation import initialise, set_unigram_bias
+from training.kernels import accelerate
 from training.loss import WindowLoss
 from training.optimisation import Average, averaging_starts, make_optimizer, rate_factor
 
@@ -100,6 +102,7 @@ class Trainer:
         if (directory / START).is_file():
             self._set_weights(load_file(directory / START))
         self.model.to(self.device)
+        accelerate(self.model)
         self.dtype = resolve_precision(config.precision, self.device)
         self._loss = group.wrapped(WindowLoss(self.model, config, self.dtype))
         self._optimizer = make_optimizer(self.model, config.optimizer, config.weight_decay)

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.answers import generate as generation
-from app.answers import next as next_words
 from app.commands.shared import CheckpointsOption, ModelOption, make_body, run_with_model
 from app.limits import check_generate, check_next
 from app.registry import ServedModel
 from app.schemas import GenerateRequest, NextRequest, StreamedText
 from app.settings import Settings
+from app.tasks import generate as generation
+from app.tasks import next as next_words
 
 
 def generate(

@@ -10,8 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.answers.rescore import hypothesis_logprobs, reordered
-from app.bulk import InputError, NBestList, count_lines, in_order, read_nbest, to_json
 from app.commands.shared import (
     CheckpointsOption,
     ModelOption,
@@ -21,10 +19,12 @@ from app.commands.shared import (
     run_with_models,
     writing,
 )
+from app.files.bulk import InputError, NBestList, count_lines, in_order, read_nbest, to_json
+from app.files.rescoring import NBest, cross_validate, nbest_lists, tune, word_errors
 from app.limits import at_most
 from app.registry import ServedModel
-from app.rescoring import NBest, cross_validate, nbest_lists, tune, word_errors
 from app.settings import Settings
+from app.tasks.rescore import hypothesis_logprobs, reordered
 
 
 def rescore(

@@ -13,8 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.answers import score as scoring
-from app.bulk import (
+from app.commands.shared import (
+    CheckpointsOption,
+    ModelOption,
+    check_paths,
+    fail,
+    make_body,
+    progress_bar,
+    run_with_model,
+)
+from app.files.bulk import (
     Bucket,
     InputError,
     Item,
@@ -26,19 +34,11 @@ from app.bulk import (
     read_batches,
     to_json,
 )
-from app.commands.shared import (
-    CheckpointsOption,
-    ModelOption,
-    check_paths,
-    fail,
-    make_body,
-    progress_bar,
-    run_with_model,
-)
 from app.limits import check_score
 from app.registry import ServedModel
 from app.schemas import Score, ScoreRequest
 from app.settings import Settings
+from app.tasks import score as scoring
 
 
 def score(

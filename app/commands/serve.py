@@ -10,8 +10,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.commands.shared import CheckpointsOption, fail, make_settings
+from app.http.reference import api_reference
 from app.main import create_app, include_routes
-from app.reference import api_reference
 from app.registry import Registry, StartupError
 from app.settings import Settings
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.bulk import InputError
 from app.errors import ServiceError, validation_error
+from app.files.bulk import InputError
 from app.metrics import Metrics
 from app.registry import ServedModel, StartupError, load_model
 from app.settings import Settings

@@ -21,7 +21,7 @@ from app.engine.scheduler import Row, Scheduler
 from app.engine.sequence import Progress, Request, Sequence
 from app.errors import DeadlineError, InternalError, OverloadedError, ServiceError, UnavailableError
 from app.metrics import Metrics
-from models.generation import Completion
+from models.decoding.completion import Completion
 
 logger = logging.getLogger("carousel.engine")
 

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from app.engine.prefixes import PrefixCache
 from app.engine.sequence import Sequence
-from models.inference import InferenceNetwork
-from models.network import NetworkConfig
-from models.scoring import BLOCK_ELEMENTS, TokenScore, score_targets
+from models.backends.base import InferenceNetwork
+from models.config import NetworkConfig
+from models.decoding.scoring import BLOCK_ELEMENTS, TokenScore, score_targets
 
 
 class Runner:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from models.generation import Completion
-from models.scoring import TokenScore
+from models.decoding.completion import Completion
+from models.decoding.scoring import TokenScore
 
 
 @dataclass(eq=False)
 class Sequence:
     """One row of work: consume `inputs`, score `targets` on the way, then draw the tokens of `completion`.
 
-    targets[k] is predicted after k inputs (see models.scoring.scoring_plan); shorter than inputs + 1 means no more.
+    targets[k] is predicted after k inputs (see `scoring_plan`); shorter than inputs + 1 means no more.
     top: alternatives to report with each scored or drawn token. report_tokens: whether drawn tokens are scored.
     state: (S,), where to start; None: the zero state. keep_state, keep_logprobs: whether `final_state`, after all
     inputs and the whole completion, and `logprobs`, the distribution after the last input, are wanted.

@@ -10,7 +10,7 @@ from random import Random
 from benchmarks.client import Connection
 from benchmarks.invariance.answers import AskError, Body
 from benchmarks.workloads import Texts
-from models.tokenizer import Tokenizer
+from models.text.tokenizer import Tokenizer
 
 CLIENTS = 8
 

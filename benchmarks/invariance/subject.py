@@ -11,7 +11,7 @@ from benchmarks.invariance.answers import AskError, Body, Finding, ask, differen
 from benchmarks.invariance.company import SETTINGS
 from benchmarks.servers import Server
 from benchmarks.workloads import Texts
-from models.checkpoint import load_checkpoint
+from models.checkpoint.format import load_checkpoint
 
 LONGEST_PROMPT = 48
 TIMEOUT_SECONDS = 3600

@@ -14,7 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
-from models.checkpoint import save_checkpoint
+from models.checkpoint.format import save_checkpoint
 from tests.app.conftest import metric, serving
 from tests.tiny import tiny_model, tiny_tokenizer
 

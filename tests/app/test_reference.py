@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 
-from app.reference import api_reference
+from app.http.reference import api_reference
 from app.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from app.rescoring import cross_validate, nbest_lists, tune, word_errors
+from app.files.rescoring import cross_validate, nbest_lists, tune, word_errors
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from models.checkpoint import CONFIG, SPELLER, CheckpointError, add_speller, load_checkpoint
-from models.lexicon import Lexicon
+from models.checkpoint.format import CONFIG, SPELLER, CheckpointError, add_speller, load_checkpoint
 from models.network import LanguageModel
-from models.speller import VOCABULARY_SIZE, Speller
-from models.tokenizer import Tokenizer
+from models.text.tokenizer import Tokenizer
+from models.words.lexicon import Lexicon
+from models.words.speller import VOCABULARY_SIZE, Speller
 from tests.app.conftest import serving
 from tests.tiny import tiny_model
 

@@ -10,7 +10,7 @@ from benchmarks.load import Exchange, quantiles
 from benchmarks.naive import LSTMModel
 from benchmarks.shapes import SHAPES, TINY_SHAPES, Shape, write_checkpoint
 from benchmarks.workloads import make_workload
-from models.checkpoint import load_checkpoint
+from models.checkpoint.format import load_checkpoint
 from models.network import LanguageModel
 from tests.tiny import random_ids
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from models.cells import Cell, lstm_peephole
-from models.network import LanguageModel, NetworkConfig
+from models.cells import lstm_peephole
+from models.config import Cell, NetworkConfig
+from models.network import LanguageModel
 from models.state import StateLayout
 from tests.tiny import random_ids, tiny_model
 

@@ -5,7 +5,7 @@ import base64
 import pytest
 import torch
 
-from models.state import SavedState, StateError
+from models.decoding.saved_state import SavedState, StateError
 
 MODEL, OTHER = "ab" * 32, "cd" * 32
 STATE = SavedState(torch.tensor([0.0, -0.0, 1e-40, 1 / 3, -3.4e38]), position=12345, at_start=True)

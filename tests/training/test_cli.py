@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.checkpoint import load_checkpoint
+from models.checkpoint.format import load_checkpoint
 from tests.training.conftest import REPOSITORY, TINY, start
 from training.cli import main
 

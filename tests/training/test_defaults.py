@@ -2,8 +2,8 @@
 
 import pytest
 
-from models.network import NetworkConfig
-from training.corpus import CorpusConfig
+from models.config import NetworkConfig
+from training.data.corpus import CorpusConfig
 from training.defaults import choose_corpus, choose_network, choose_training, describe
 
 NAMES = "".join(f"name{i}saurus\n" for i in range(2000))

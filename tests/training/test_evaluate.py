@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from models.decoding.scoring import score_sequences
 from models.network import LanguageModel
-from models.scoring import score_sequences
-from models.speller import VOCABULARY_SIZE, Speller
-from models.tokenizer import Boundary, Level, Tokenizer
+from models.text.tokenizer import Boundary, Level, Tokenizer
+from models.words.speller import VOCABULARY_SIZE, Speller
 from tests.tiny import tiny_model
 from training import evaluate
 from training.evaluate import Figures, evaluate_lines, evaluate_texts
@@ -107,7 +107,7 @@ def test_unknown_words_beyond_those_remembered_leave_the_open_figure_out(monkeyp
     text = "gnu yak emu gnu yak"
     whole = evaluate_texts(model, tokenizer, [text], "never", speller=speller)
     assert whole.open_bits_per_character is not None
-    monkeypatch.setattr("training.tokens.MOST_UNKNOWN", 0)
+    monkeypatch.setattr("training.data.tokens.MOST_UNKNOWN", 0)
     cut = evaluate_texts(model, tokenizer, [text], "never", speller=speller)
     assert cut.open_bits_per_character is None
     assert cut.oov == whole.oov > 0

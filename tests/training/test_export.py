@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import Storage, load_checkpoint
+from models.checkpoint.format import Storage, load_checkpoint
+from training.data.tokens import Split
 from training.evaluate import evaluate_split, evaluate_texts
 from training.export import add_figures, best_model, export_run
 from training.run import Run, RunError, open_run
-from training.tokens import Split
 
 
 @pytest.fixture

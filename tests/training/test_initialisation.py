@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from models.checkpoint import Checkpoint
-from models.network import LanguageModel, NetworkConfig
-from models.tokenizer import Tokenizer
+from models.checkpoint.format import Checkpoint
+from models.config import NetworkConfig
+from models.network import LanguageModel
+from models.text.tokenizer import Tokenizer
 from tests.tiny import random_ids, tiny_model
 from training import initialisation
 from training.initialisation import carry_over, set_unigram_bias

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.network import LanguageModel, NetworkConfig
+from models.config import NetworkConfig
+from models.network import LanguageModel
 from training.regularisation import Regularisation, TrainingNoise
 
 B, T, E = 3, 5, 400

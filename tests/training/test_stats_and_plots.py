@@ -8,7 +8,7 @@ import pytest
 
 from training.plots import PlotError, plot_run, plot_zipf, smooth
 from training.run import Run
-from training.stats import fit_zipf, measure
+from training.studies.statistics import fit_zipf, measure
 
 PNG = b"\x89PNG"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.network import NetworkConfig
+from models.config import NetworkConfig
 from training.config import TrainingConfig
 from training.run import Run
 from training.trainer import Report, Trainer, TrainingError

@@ -1,0 +1,1 @@
+"""Files of users: texts to score, n-best lists to rescore."""

@@ -1,0 +1,1 @@
+"""What the service says over HTTP: routes, parsing, streaming, the OpenAPI document."""

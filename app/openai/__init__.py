@@ -1,0 +1,1 @@
+"""The API that clients of OpenAI and evaluation harnesses know."""

@@ -1,0 +1,1 @@
+"""A model on disk: what is written, and what is refused."""

@@ -1,0 +1,89 @@
+"""The shape of a network, as a value that a checkpoint stores. No tensors here."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from models.state import StateLayout
+
+Cell = Literal["rnn", "gru", "lstm", "lstm_peephole"]
+"""Kinds of recurrent layer: models/cells.py."""
+
+MAX_SIZE = 1 << 24
+"""No width or vocabulary is larger: a configuration that says so is damaged."""
+
+MAX_ONE_HOT = 1 << 13
+"""Types of a vocabulary that may be read one-hot: the identity matrix is held in memory."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The shape of the network. Raises `ValueError`, naming the field, when the shape is impossible."""
+
+    vocabulary_size: int
+    embedding_size: int
+    hidden_sizes: tuple[int, ...]
+    cell: Cell = "lstm"
+    projection_size: int | None = None
+    """Width of a linear layer between the last recurrent layer and the output matrix; None: there is none."""
+    tied: bool = False
+    """The output matrix is the embedding matrix (Press & Wolf 2017, Inan et al. 2017)."""
+    one_hot: bool = False
+    """Inputs are one-hot vectors instead of learned ones; embedding_size is then the vocabulary's."""
+    output_layers: tuple[int, ...] = ()
+    """Widths of layers with tanh between the recurrent part and the output matrix."""
+
+    def __post_init__(self) -> None:
+        if self.cell not in get_args(Cell):
+            raise ValueError(f"cell: {self.cell!r} is not one of {', '.join(get_args(Cell))}")
+        if not self.hidden_sizes:
+            raise ValueError("hidden_sizes: at least one layer is needed")
+        sizes = {"vocabulary_size": self.vocabulary_size, "embedding_size": self.embedding_size}
+        sizes |= {f"hidden_sizes[{i}]": size for i, size in enumerate(self.hidden_sizes)}
+        sizes |= {f"output_layers[{i}]": size for i, size in enumerate(self.output_layers)}
+        if self.projection_size is not None:
+            sizes["projection_size"] = self.projection_size
+        for name, size in sizes.items():
+            if type(size) is not int or not 0 < size <= MAX_SIZE:
+                raise ValueError(f"{name}: {size!r} is not a whole number from 1 to {MAX_SIZE}")
+        for name in ("tied", "one_hot"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not true or false")
+        if self.one_hot and self.tied:
+            raise ValueError("one_hot: there is no embedding matrix that the output could be tied to")
+        if self.one_hot and (self.embedding_size != self.vocabulary_size or self.vocabulary_size > MAX_ONE_HOT):
+            raise ValueError(
+                f"one_hot: embedding_size has to be the vocabulary's {self.vocabulary_size}, at most {MAX_ONE_HOT}"
+            )
+        if self.tied and self.feature_size != self.embedding_size:
+            raise ValueError(
+                f"tied: the output matrix needs {self.embedding_size} features (embedding_size) but gets "
+                f"{self.feature_size}; "
+                + ("make the last of output_layers " if self.output_layers else "set projection_size to ")
+                + str(self.embedding_size)
+            )
+
+    @property
+    def feature_size(self) -> int:
+        """P, the width of what meets the output matrix."""
+        return self.output_layers[-1] if self.output_layers else self.projection_size or self.hidden_sizes[-1]
+
+    @property
+    def state_layout(self) -> StateLayout:
+        return StateLayout(self.hidden_sizes, has_cell=self.cell in ("lstm", "lstm_peephole"))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"hidden_sizes": list(self.hidden_sizes), "output_layers": list(self.output_layers)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "NetworkConfig":
+        """Inverse of `to_json`. Raises `ValueError` on unknown or missing fields."""
+        try:
+            return cls(
+                **{
+                    **values,
+                    "hidden_sizes": tuple(values.get("hidden_sizes", ())),
+                    "output_layers": tuple(values.get("output_layers", ())),
+                }
+            )
+        except TypeError as error:
+            raise ValueError(f"network: {error}") from None

@@ -1,0 +1,1 @@
+"""Readers of users' files, for training, bulk work and the library."""

@@ -1,0 +1,296 @@
+"""The likeliest next words after a text, and completions of a word that has been begun. No engine, no HTTP.
+
+Where a token is a word (`word`, `split`) one distribution holds the answer: `WordIndex`. Where it is a piece of one
+(`char`, `bpe`) words are found by a best-first search over pieces: `WordSearch` says which nodes to look at next,
+whoever runs the network brings their distributions.
+"""
+
+import heapq
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.text.tokenizer import Tokenizer
+from models.words.speller import Speller
+
+
+@dataclass(frozen=True)
+class NextWords:
+    """words: (word, probability), likeliest first. coverage: the sum of the listed probabilities."""
+
+    words: list[tuple[str, float]]
+
+    @property
+    def coverage(self) -> float:
+        return min(1.0, sum(probability for _, probability in self.words))
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A text cut for the question "which word comes next?".
+
+    context: what the network consumes. lead: the space after it that the next token brings along, or nothing.
+    completing: the word that has been begun; None: the text does not end inside one. consumed: as much of that word as
+    the context holds already.
+    """
+
+    context: str
+    lead: str
+    completing: str | None
+    consumed: str = ""
+    after_space: bool = False
+    """Nothing or white space stands before the next token."""
+
+
+@dataclass(frozen=True)
+class UnknownWords:
+    """Words that a speller knows how to write. mass: probability of all that begin as asked; words: some of them."""
+
+    mass: float
+    words: list[tuple[str, float]]
+
+
+def spelled_words(
+    speller: Speller, unk_probability: float, begun: Begun, tokenizer: Tokenizer, top: int
+) -> UnknownWords:
+    """Words outside the vocabulary that complete what has been begun. unk_probability: that of `<unk>` there."""
+    lead = begun.lead if tokenizer.level == "word" else ""
+    mass, spellings = speller.completions(lead + tokenizer.normalized(begun.completing or ""), top)
+    words = [(spelling.removeprefix(lead), unk_probability * math.exp(logprob)) for spelling, logprob in spellings]
+    whole = [(word, probability) for word, probability in words if all(map(is_word_character, word))]
+    return UnknownWords(unk_probability * math.exp(mass), whole)
+
+
+def split_begun(tokenizer: Tokenizer, text: str, at_start: bool = True) -> Begun:
+    """Where the last word of a text begins. A text that ends in a letter or digit is completing its last word.
+
+    at_start: whether what came before the text is empty or ends in white space.
+
+    So is one that ends in a mark that rides on a letter: a combining accent, the vowel sign of an Indic word.
+    """
+    start = len(text)
+    completing = bool(text) and is_word_character(text[-1])
+    if completing and tokenizer.level in ("word", "split"):
+        start = tokenizer.encode(text).offsets[-1][0]
+        start += len(text[start:]) - len(text[start:].lstrip())
+    elif completing:
+        while start and is_word_character(text[start - 1]):
+            start -= 1
+        if tokenizer.level == "char" and all(character in tokenizer.vocabulary for character in text[start:]):
+            return Begun(text, "", text[start:], consumed=text[start:])
+    # The space before a word is part of the word's own token, except at character level.
+    lead = " " if tokenizer.level != "char" and text[:start].endswith(" ") else ""
+    context = text[: start - len(lead)]
+    after_space = not lead and (context[-1].isspace() if context else at_start)
+    return Begun(context, lead, text[start:] if completing else None, after_space=after_space)
+
+
+def is_word_character(character: str) -> bool:
+    """Letters, digits and the marks that ride on them."""
+    return character.isalnum() or unicodedata.category(character).startswith("M")
+
+
+class WordIndex:
+    """Which token ids are forms of which word: forms that differ only in the leading space are one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._normalized = tokenizer.normalized
+        surfaces = [token.strip() for token in tokenizer.tokens]
+        for special in (tokenizer.unk_id, tokenizer.eos_id):
+            surfaces[special] = ""
+        self._words = sorted({surface for surface in surfaces if surface})
+        self._number = number = {word: i for i, word in enumerate(self._words)}
+        self._has_space = torch.tensor([token.startswith(" ") for token in tokenizer.tokens])
+        self._forms_differ = tokenizer.level == "word"
+        # One column more than there are words takes what is never offered.
+        self._groups = torch.tensor([number.get(surface, len(number)) for surface in surfaces])
+        self._is_word = torch.tensor([is_word_character(word[0]) for word in self._words], dtype=torch.bool)
+
+    def find(
+        self, logprobs: Tensor, begun: Begun, top: int, punctuation: bool, unknown: UnknownWords | None = None
+    ) -> NextWords:
+        """The `top` likeliest words under a next-token distribution. logprobs: (V,), nats.
+
+        Probabilities are over all tokens; when completing, they are renormalised over the words that begin so, those
+        that are not in the vocabulary among them where `unknown` tells of some.
+        """
+        probabilities = logprobs.cpu().double().exp()
+        unknown = unknown or UnknownWords(0.0, [])
+        if begun.completing is None:
+            masses = self._masses(probabilities)
+            masses = masses if punctuation else masses * self._is_word
+        else:
+            completions = self._completions(self._normalized(begun.completing).strip())
+            # What was typed says whether there is a space before the word; words known in the other form alone come
+            # into play when there is no other.
+            written = probabilities * (self._has_space == bool(begun.lead)) if self._forms_differ else probabilities
+            offered = self._masses(written)[completions]
+            if not offered.any():
+                offered = self._masses(probabilities)[completions]
+            total = float(offered.sum()) + unknown.mass or 1.0
+            masses = torch.zeros(len(self._words), dtype=torch.float64)
+            masses[completions] = offered / total
+            unknown = UnknownWords(unknown.mass, [(word, mass / total) for word, mass in unknown.words])
+        best = masses.topk(min(top, len(masses)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        found = [(self._words[i], probability) for i, probability in pairs if probability > 0]
+        found += [(word, mass) for word, mass in unknown.words if word not in self._number]
+        return NextWords(sorted(found, key=lambda pair: -pair[1])[:top])
+
+    def _masses(self, probabilities: Tensor) -> Tensor:
+        """Probability of each word, from those of the tokens that are its forms."""
+        masses = torch.zeros(len(self._words) + 1, dtype=torch.float64)
+        return masses.index_add_(0, self._groups, probabilities)[:-1]
+
+    def _completions(self, begun: str) -> list[int]:
+        """Words that begin so, in this case; where there are none, in any case."""
+        exact = [i for i, word in enumerate(self._words) if word.startswith(begun)]
+        folded = begun.casefold()
+        return exact or [i for i, word in enumerate(self._words) if word.casefold().startswith(folded)]
+
+
+class WordPieces:
+    """What each token of a `char` or `bpe` vocabulary can be inside a word."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        # Bytes that are no whole character are nothing here: neither inside a word nor its end.
+        self.surfaces = [_whole_characters(surface) for surface in tokenizer.token_bytes]
+        for special in (tokenizer.unk_id, tokenizer.eos_id):
+            self.surfaces[special] = ""
+        stripped = [surface.removeprefix(" ") for surface in self.surfaces]
+        inside = [bool(s) and all(map(is_word_character, s)) for s in stripped]
+        spaced = [surface.startswith(" ") for surface in self.surfaces]
+        self.continues = torch.tensor([i and not s for i, s in zip(inside, spaced, strict=True)])
+        # The first piece may bring the space before the word, or (characters) be that space.
+        self.starts = torch.tensor([i or surface == " " for i, surface in zip(inside, self.surfaces, strict=True)])
+        ends = [bool(surface) and not is_word_character(surface[0]) for surface in self.surfaces]
+        ends[tokenizer.eos_id] = True
+        self.ends = torch.tensor(ends)
+        marks = [bool(s) and not s[0].isspace() and not is_word_character(s[0]) for s in stripped]
+        self.marks = torch.tensor(marks)
+
+
+def _whole_characters(surface: bytes) -> str:
+    try:
+        return surface.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+@dataclass(frozen=True, order=True)
+class Node:
+    """A path of pieces whose distribution is not known yet. Ordered by probability, the likeliest first."""
+
+    negative_logprob: float
+    text: str
+    token_id: int = field(compare=False)
+    state: Any = field(compare=False)
+    """The state before `token_id`."""
+
+
+class WordSearch:
+    """Exact best-first search for the likeliest words, with a bounded number of expansions.
+
+        search = WordSearch(...); search.expand_root(logprobs, state)
+        while nodes := search.frontier(): … consume each node's token_id from its state …
+            search.expand(node, logprobs, state)
+
+    A word's probability is that of its pieces and of a boundary after them: white space, punctuation or `<eos>`. Where
+    one word can be spelled by several paths (with and without a space before it, or by other pieces), paths less likely
+    than the last word listed are left out, so that its probability is a lower bound.
+    """
+
+    def __init__(
+        self, pieces: WordPieces, begun: Begun, top: int, punctuation: bool, max_expansions: int = 512
+    ) -> None:
+        self._pieces = pieces
+        self._completing = begun.completing is not None
+        self._consumed = begun.consumed
+        self._required = begun.lead + (begun.completing or "")[len(begun.consumed) :]
+        # After white space a word brings no space of its own, and inside a word there is none.
+        self._first = pieces.continues if begun.after_space or begun.consumed else pieces.starts
+        self._top = top
+        self._punctuation = punctuation and not self._completing
+        self._expansions_left = max_expansions
+        self._fold = False
+        # Probability that the text goes on as it has been begun; what candidates' probabilities are relative to.
+        self._begun_mass = 0.0 if self._required and self._completing else 1.0
+        self._found: dict[str, float] = {}
+        self._heap: list[Node] = []
+
+    def expand_root(self, logprobs: Tensor, state: Any) -> None:
+        """Start from the distribution and state after the context."""
+        self._root = (logprobs, state)
+        if self._consumed:
+            self._found[self._consumed] = self._ended(logprobs)
+        self._push(0.0, "", logprobs, state, self._first)
+        if self._punctuation:
+            for token_id in self._pieces.marks.nonzero()[:, 0].tolist():
+                mark = self._pieces.surfaces[token_id].strip()
+                self._found[mark] = self._found.get(mark, 0.0) + float(logprobs[token_id].exp())
+
+    def frontier(self, width: int = 32) -> Sequence[Node]:
+        """The nodes to look at next; empty when the `top` likeliest words are certain, or the bound is reached."""
+        if not self._heap and not self._found and self._completing and not self._fold:
+            self._fold = True  # no word begins in this case: try any case
+            logprobs, state = self._root
+            self._push(0.0, "", logprobs, state, self._first)
+        nodes: list[Node] = []
+        while self._heap and len(nodes) < min(width, self._expansions_left):
+            if -self._heap[0].negative_logprob <= self._bar():
+                break
+            nodes.append(heapq.heappop(self._heap))
+        self._expansions_left -= len(nodes)
+        return nodes
+
+    def expand(self, node: Node, logprobs: Tensor, state: Any) -> None:
+        """Take a node's distribution, (V,) nats on the CPU, and the state that goes with it."""
+        logprob = -node.negative_logprob
+        word = self._consumed + node.text.removeprefix(" ")
+        if word and self._matches(node.text, whole=True):
+            self._found[word] = self._found.get(word, 0.0) + self._ended(logprobs) * math.exp(logprob)
+        self._push(logprob, node.text, logprobs, state, self._pieces.continues)
+
+    def result(self) -> NextWords:
+        """The words found so far; when completing, with probabilities renormalised over all that begins so."""
+        best = heapq.nlargest(self._top, self._found.items(), key=lambda item: item[1])
+        return NextWords([(word, mass / self._begun_mass) for word, mass in best if mass > 0])
+
+    def _ended(self, logprobs: Tensor) -> float:
+        """Probability that a word ends here."""
+        return float(logprobs[self._pieces.ends].exp().sum())
+
+    def _push(self, logprob: float, text: str, logprobs: Tensor, state: Any, usable: Tensor) -> None:
+        begins = self._completing and not self._matches(text, whole=True)
+        likely = usable & (logprob + logprobs > (self._floor() if begins else self._bar()))
+        for token_id in likely.nonzero()[:, 0].tolist():
+            extended = text + self._pieces.surfaces[token_id]
+            if self._matches(extended, whole=False):
+                extended_logprob = logprob + float(logprobs[token_id])
+                heapq.heappush(self._heap, Node(-extended_logprob, extended, token_id, state))
+                if begins and self._matches(extended, whole=True):
+                    self._begun_mass += math.exp(extended_logprob)
+
+    def _matches(self, text: str, whole: bool) -> bool:
+        """Whether a path's text agrees with what has been begun; `whole`: and holds all of it."""
+        required = self._required
+        if self._fold:
+            text, required = text.casefold(), required.casefold()
+        return text.startswith(required) or (not whole and required.startswith(text))
+
+    def _bar(self) -> float:
+        """Log-probability that a path must exceed to matter: the `top`-th best word found, or next to nothing."""
+        floor = self._floor()
+        if len(self._found) < self._top:
+            return floor
+        least = heapq.nlargest(self._top, self._found.values())[-1]
+        return max(floor, math.log(least)) if least > 0 else floor
+
+    def _floor(self) -> float:
+        """Next to nothing, given what has been begun; what was typed counts, however improbable it is."""
+        return math.log(self._begun_mass) - 30.0 if self._begun_mass > 0 else -math.inf

@@ -1,0 +1,176 @@
+"""How words that a vocabulary left out are spelled: a lexicon of those that were seen, and for all others a small
+recurrent model of their UTF-8 bytes.
+
+A word-level model gives `<unk>` a probability, the same for every unknown word. A speller says which word it is:
+
+    P(word | text) = P(<unk> | text) * P(spelling)
+    P(spelling) = share * P(word in the lexicon) + (1 - share) * product of P(byte | bytes before) * P(end | all)
+
+(linear interpolation, Jelinek & Mercer 1980), so that every string has a probability, and all of them together have no
+more than 1. Spellings are of whole tokens: at level `word` the leading space belongs to them.
+
+Token 0 is both start and end; byte b is token b + 1.
+"""
+
+import heapq
+import math
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from models.backends.load import load_inference
+from models.decoding.sampling import Draw, SamplingParams, uniforms
+from models.network import LanguageModel
+from models.words.lexicon import Lexicon
+
+END = 0
+VOCABULARY_SIZE = 257
+
+LONGEST = 64
+"""Bytes of a spelling that is drawn; it ends there."""
+REMEMBERED = 10_000
+"""Spellings whose log-probability need not be computed again."""
+EXPANSIONS, AT_ONCE = 512, 16
+"""Of a search for completions: nodes looked at, and how many together."""
+
+
+class Speller:
+    """Results are a function of the spelling alone, whatever else is asked for. Any thread may use it."""
+
+    def __init__(self, model: LanguageModel, lexicon: Lexicon | None = None, share: float = 0.0) -> None:
+        """share: of unknown words that are the lexicon's, in [0, 1). Raises `ValueError` when it is not, or the network
+        is none of bytes."""
+        if model.config.vocabulary_size != VOCABULARY_SIZE:
+            raise ValueError(f"vocabulary_size: {model.config.vocabulary_size} is not {VOCABULARY_SIZE}, for bytes")
+        if not 0 <= share < 1 or (share > 0) != (lexicon is not None):
+            raise ValueError(f"share: {share} is not one of a lexicon's")
+        self.model = model
+        self.lexicon = lexicon
+        self.share = share
+        self._network = load_inference(model, "cpu", "float32")
+        self._lock = threading.Lock()
+        self._known: dict[str, float] = {}
+
+    def logprobs(self, spellings: Sequence[str]) -> list[float]:
+        """Log-probability, in nats, of each spelling, its end included."""
+        spelled = self.spelled_logprobs(spellings)
+        return [
+            self._mixed(self._listed(spelling), logprob) for spelling, logprob in zip(spellings, spelled, strict=True)
+        ]
+
+    def spelled_logprobs(self, spellings: Sequence[str]) -> list[float]:
+        """What the model of bytes alone gives each."""
+        with self._lock:
+            new = sorted({s for s in spellings if s not in self._known}, key=lambda s: -len(s.encode()))
+            if len(self._known) + len(new) > REMEMBERED:
+                new = sorted(set(spellings), key=lambda s: -len(s.encode()))
+                self._known.clear()
+            for first in range(0, len(new), 256):
+                self._learn(new[first : first + 256])
+            return [self._known[spelling] for spelling in spellings]
+
+    def spell(self, seed: int, choice: int, position: int) -> str:
+        """A spelling drawn from the model: a function of the three numbers, as the draw of a token is."""
+        number = uniforms(*(torch.tensor([value]) for value in (seed, choice, position))).item()
+        if self.lexicon is not None and number < self.share:
+            return self.lexicon.draw(number / self.share)
+        own_seed = int((number - self.share) / (1 - self.share) * 2.0**53)
+        drawn: list[int] = []
+        with self._lock:
+            state, slot = self._model_state(), torch.tensor([0])
+            token_id = END
+            while len(drawn) < LONGEST:
+                features = self._network.run(torch.tensor([[token_id]]), state, slot)
+                banned = () if drawn else (END,)  # a word has a letter
+                draw = Draw(SamplingParams(), own_seed, 0, len(drawn), banned=banned)
+                [token_id] = self._network.sample(self._network.logits(features[:, 0]), [draw])
+                if token_id == END:
+                    break
+                drawn.append(token_id - 1)
+        return bytes(drawn).decode("utf-8", "replace")
+
+    def completions(self, beginning: str, top: int) -> tuple[float, list[tuple[str, float]]]:
+        """The likeliest spellings that begin so: of the lexicon, and by best-first search among all others.
+
+        Returns the log-probability of all that begin so, and (spelling, log-probability), likeliest first.
+        """
+        spelled_mass, found = self._search(beginning, top)
+        mass, listed = self.lexicon.beginning(beginning, top) if self.lexicon else (0.0, [])
+        candidates = dict(found) | dict(zip(listed, self.spelled_logprobs(listed), strict=True))
+        mixed = [(one, self._mixed(self._listed(one), logprob)) for one, logprob in candidates.items()]
+        return self._mixed(mass, spelled_mass), sorted(mixed, key=lambda pair: (-pair[1], pair[0]))[:top]
+
+    def _listed(self, spelling: str) -> float:
+        return self.lexicon.probability(spelling) if self.lexicon else 0.0
+
+    def _mixed(self, listed: float, spelled: float) -> float:
+        """Log-probability of what has the probability `listed` in the lexicon, log-probability `spelled` in bytes."""
+        rest = spelled + math.log1p(-self.share)
+        return float(np.logaddexp(math.log(self.share * listed), rest)) if listed else rest
+
+    def _search(self, beginning: str, top: int) -> tuple[float, list[tuple[str, float]]]:
+        """Best-first search with a bounded number of steps, in the model of bytes."""
+        size = self.model.config.state_layout.size
+        begun = beginning.encode()
+        with self._lock:
+            state = self._model_state()
+            features = self._network.run(torch.tensor([[END, *(byte + 1 for byte in begun)]]), state, torch.tensor([0]))
+            steps = torch.log_softmax(self._network.logits(features[0]).double(), dim=1)  # (n + 1, V)
+            mass = sum(float(steps[i, byte + 1]) for i, byte in enumerate(begun))
+            found: list[tuple[float, bytes]] = []
+            heap: list[tuple[float, bytes, int]] = []
+            states = [state[0].clone()]  # by node; a heap entry says which node's state it follows
+            self._push(heap, found, begun, mass, steps[-1], 0)
+            for _ in range(EXPANSIONS // AT_ONCE):
+                enough = sorted(found, reverse=True)[top - 1][0] if len(found) >= top else -math.inf
+                batch = [heapq.heappop(heap) for _ in range(min(AT_ONCE, len(heap)))]
+                batch = [node for node in batch if -node[0] > enough and len(node[1]) < LONGEST]
+                if not batch:
+                    break
+                rows = torch.stack([states[parent] for _, _, parent in batch]).reshape(len(batch), size)
+                features = self._network.run(
+                    torch.tensor([[spelled[-1] + 1] for _, spelled, _ in batch]), rows, torch.arange(len(batch))
+                )
+                following = torch.log_softmax(self._network.logits(features[:, 0]).double(), dim=1)
+                for (negative, spelled, _), row, logprobs in zip(batch, rows, following, strict=True):
+                    states.append(row)
+                    self._push(heap, found, spelled, -negative, logprobs, len(states) - 1)
+        best = sorted(found, reverse=True)[:top]
+        return mass, [(spelled.decode("utf-8", "replace"), logprob) for logprob, spelled in best]
+
+    def _push(
+        self,
+        heap: list[tuple[float, bytes, int]],
+        found: list[tuple[float, bytes]],
+        spelled: bytes,
+        logprob: float,
+        following: torch.Tensor,
+        node: int,
+    ) -> None:
+        """Note a spelling that ends here, and where it may go on. following: (V,), nats."""
+        if spelled.strip():
+            found.append((logprob + float(following[END]), spelled))
+        best = following[1:].topk(8)
+        for step, byte in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            heapq.heappush(heap, (-(logprob + step), spelled + bytes([byte]), node))
+
+    def _model_state(self) -> torch.Tensor:
+        return self.model.config.state_layout.zeros(1)
+
+    def _learn(self, spellings: Sequence[str]) -> None:
+        """Score spellings, the longest first."""
+        encoded = [[byte + 1 for byte in spelling.encode()] for spelling in spellings]
+        lengths = [len(ids) + 1 for ids in encoded]
+        inputs = torch.zeros(len(encoded), lengths[0], dtype=torch.int64)
+        targets = torch.zeros_like(inputs)
+        for row, ids in enumerate(encoded):
+            inputs[row, 1 : len(ids) + 1] = torch.tensor(ids)
+            targets[row, : len(ids)] = torch.tensor(ids)
+        states = self.model.config.state_layout.zeros(len(encoded))
+        features = self._network.run(inputs, states, torch.arange(len(encoded)), lengths)
+        real = torch.arange(inputs.shape[1]) < torch.tensor(lengths)[:, None]
+        logprobs, _ = self._network.score(features[real], targets[real])
+        totals = [part.double().sum().item() for part in torch.split(logprobs, lengths)]
+        self._known.update(zip(spellings, totals, strict=True))

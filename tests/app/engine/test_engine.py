@@ -1,0 +1,185 @@
+"""The engine against the obvious loop, and what happens when something goes wrong on the way."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from app.engine.engine import Engine
+from app.engine.runner import Runner
+from app.engine.sequence import Sequence
+from app.errors import DeadlineError, InternalError, OverloadedError, UnavailableError
+from app.metrics import Metrics
+from models.backends.load import load_inference
+from models.decoding.completion import Completion, GenerationParams, ends_in_space, generate, prompt_inputs
+from models.decoding.sampling import SamplingParams
+from models.decoding.scoring import scoring_plan
+from models.network import LanguageModel
+from models.text.tokenizer import Tokenizer
+
+Tiny = tuple[LanguageModel, Tokenizer]
+
+ENDLESS = GenerationParams(max_tokens=1_000_000, ignore_eos=True)
+
+
+@asynccontextmanager
+async def running(model: LanguageModel, max_rows: int = 64, max_requests: int = 64) -> AsyncGenerator[Engine]:
+    runner = Runner(load_inference(model, "cpu", "float32"), model.config, max_rows)
+    engine = Engine("tiny", runner, Metrics(), max_rows, max_requests, prompt_tokens_per_step=64)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+def sequence_for(tiny: Tiny, prompt: str, params: GenerationParams) -> Sequence:
+    inputs = prompt_inputs(tiny[1], prompt)
+    return Sequence(inputs, completion=Completion(params, tiny[1], ends_in_space(prompt), inputs[1:], len(inputs)))
+
+
+async def text_of(engine: Engine, sequence: Sequence) -> str:
+    return "".join([p.text async for event in engine.stream([sequence], 60) for p in event])
+
+
+def load(engine: Engine, name: str) -> float:
+    value = engine._metrics.registry.get_sample_value(f"carousel_{name}", {"model_name": "tiny"})
+    assert value is not None
+    return value
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for the worker thread to have got somewhere."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(main)
+
+
+def test_sixty_four_completions_at_once_equal_the_obvious_loop(tiny_word: Tiny) -> None:
+    prompts = ["", "The cat", "The cats sat", "a", "The cat sat! The cats ate pear. The cat ate fish! The cats sat"]
+    jobs = [
+        (prompts[i % len(prompts)], GenerationParams(max_tokens=5 + i, seed=i, choice=i % 3, ignore_eos=i % 2 == 0))
+        for i in range(64)
+    ]
+
+    async def main() -> None:
+        async with running(tiny_word[0], max_rows=17) as engine:
+            texts = await asyncio.gather(*(text_of(engine, sequence_for(tiny_word, *job)) for job in jobs))
+        assert texts == [generate(*tiny_word, *job)[0] for job in jobs]
+
+    run(main())
+
+
+def test_long_prompts_run_in_pieces_and_give_the_same(tiny_word: Tiny) -> None:
+    prompt = "The cat ate fish. " * 40
+    params = GenerationParams(max_tokens=20, seed=3, sampling=SamplingParams(temperature=0.7))
+
+    async def main() -> None:
+        async with running(tiny_word[0]) as engine:
+            assert (
+                await text_of(engine, sequence_for(tiny_word, prompt, params))
+                == generate(*tiny_word, prompt, params)[0]
+            )
+
+    run(main())
+
+
+def test_scores_equal_one_pass_over_the_text(tiny_word: Tiny) -> None:
+    model, tokenizer = tiny_word
+    texts = ["The cat ate fish and cats.", "The", "", "The cats " * 50]
+
+    async def main() -> None:
+        plans = [scoring_plan(tokenizer.encode(text).ids, tokenizer.eos_id, bos=True, eos=True) for text in texts]
+        sequences = [Sequence(inputs, targets=targets, top=2) for inputs, targets in plans]
+        async with running(model, max_rows=3) as engine:
+            await engine.run(sequences, 60)
+        for sequence, (inputs, targets) in zip(sequences, plans, strict=True):
+            with torch.inference_mode():
+                logits, _ = model(torch.tensor([inputs]), model.config.state_layout.zeros(1))
+            logprobs = torch.log_softmax(logits[0], dim=-1)
+            expected = [float(logprobs[k - 1, t]) for k, t in enumerate(targets) if t is not None]
+            assert [s.logprob for s in sequence.scores] == pytest.approx(expected, rel=1e-5)
+            assert [s.token_id for s in sequence.scores] == [t for t in targets if t is not None]
+            assert all(len(s.top) == 2 for s in sequence.scores)
+
+    run(main())
+
+
+def test_a_cancelled_request_frees_its_rows(tiny_word: Tiny) -> None:
+    async def main() -> None:
+        async with running(tiny_word[0]) as engine:
+            stream = engine.stream([sequence_for(tiny_word, "", ENDLESS) for _ in range(3)], 60)
+            await anext(stream)
+            await until(lambda: load(engine, "num_requests_running") == 3)
+            await stream.aclose()
+            await until(lambda: load(engine, "num_requests_running") == 0)
+            assert load(engine, "requests_cancelled_total") == 1
+            assert load(engine, "requests_in_flight") == 0
+
+    run(main())
+
+
+def test_one_request_too_many_is_refused_at_once_and_room_comes_back(tiny_word: Tiny) -> None:
+    async def main() -> None:
+        async with running(tiny_word[0], max_rows=1, max_requests=2) as engine:
+            streams = [engine.stream([sequence_for(tiny_word, "", ENDLESS)], 60) for _ in range(2)]
+            await anext(streams[0])
+            second = asyncio.ensure_future(anext(streams[1]))
+            await until(lambda: load(engine, "requests_in_flight") == 2)
+            with pytest.raises(OverloadedError) as refused:
+                await engine.run([sequence_for(tiny_word, "", ENDLESS)], 60)
+            assert refused.value.retry_after >= 1
+            await streams[0].aclose()
+            await second
+            await streams[1].aclose()
+            short = GenerationParams(max_tokens=1)
+            await until(lambda: load(engine, "num_requests_running") == 0)
+            await engine.run([sequence_for(tiny_word, "", short)], 60)
+
+    run(main())
+
+
+def test_a_request_that_takes_too_long_is_ended(tiny_word: Tiny) -> None:
+    async def main() -> None:
+        async with running(tiny_word[0]) as engine:
+            with pytest.raises(DeadlineError):
+                await engine.run([sequence_for(tiny_word, "", ENDLESS)], 0.05)
+            await until(lambda: load(engine, "num_requests_running") == 0)
+
+    run(main())
+
+
+def test_requests_under_way_are_told_when_the_engine_stops(tiny_word: Tiny) -> None:
+    async def main() -> None:
+        async with running(tiny_word[0]) as engine:
+            stream = engine.stream([sequence_for(tiny_word, "", ENDLESS)], 60)
+            await anext(stream)
+            await asyncio.to_thread(engine.stop)
+            with pytest.raises(UnavailableError):
+                async for _ in stream:
+                    pass
+            with pytest.raises(UnavailableError):
+                await engine.run([sequence_for(tiny_word, "", ENDLESS)], 60)
+
+    run(main())
+
+
+def test_an_exception_in_the_network_fails_its_requests_and_not_the_engine(
+    tiny_word: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with running(tiny_word[0]) as engine:
+            with monkeypatch.context() as broken:
+                broken.setattr(engine._runner, "decode", lambda *_: 1 / 0)
+                with pytest.raises(InternalError):
+                    await engine.run([sequence_for(tiny_word, "", GenerationParams(max_tokens=5))], 60)
+            assert await text_of(engine, sequence_for(tiny_word, "", GenerationParams(max_tokens=5, seed=1)))
+
+    run(main())
