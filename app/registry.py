@@ -1,7 +1,6 @@
 """The models that are served: every checkpoint that loads, one of them the default."""
 
 import logging
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from app.metrics import Metrics
 from app.settings import Settings
 from models.backends.load import load_inference
 from models.checkpoint.format import Checkpoint, CheckpointError, find_checkpoints, load_checkpoint
+from models.process import cores
 from models.words.next_words import WordIndex, WordPieces
 
 logger = logging.getLogger("carousel")
@@ -110,7 +110,7 @@ def load_model(settings: Settings, name: str | None, metrics: Metrics) -> Served
 
 def _prepare(settings: Settings) -> tuple[str, dict[str, Path]]:
     """The device, and the folders of checkpoints by name."""
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    torch.set_num_threads(settings.threads or cores())
     found = {path.name: path for path in find_checkpoints(settings.checkpoints)}
     if not found:
         raise StartupError(
@@ -123,7 +123,7 @@ def _prepare(settings: Settings) -> tuple[str, dict[str, Path]]:
 def _engine(checkpoint: Checkpoint, device: str, settings: Settings, metrics: Metrics) -> Engine:
     number_type = None if settings.dtype == "auto" else settings.dtype
     try:
-        network = load_inference(checkpoint.model, device, number_type, settings.threads or os.cpu_count() or 1)
+        network = load_inference(checkpoint.model, device, number_type, settings.threads or cores())
     except ValueError as error:
         raise StartupError(f"CAROUSEL_DTYPE: {error}") from None
     return Engine(

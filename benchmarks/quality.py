@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from models.backends.base import NUMBER_TYPES, InferenceNetwork
+from models.backends.base import InferenceNetwork
 from models.backends.load import load_inference
 from models.checkpoint.format import load_checkpoint
+from models.config import NUMBER_TYPES
 from models.decoding.scoring import perplexity
 from models.documents.text import read_text
 

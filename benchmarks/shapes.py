@@ -10,7 +10,8 @@ import torch
 from models.checkpoint.format import load_checkpoint, save_checkpoint
 from models.config import NetworkConfig
 from models.network import LanguageModel
-from models.text.tokenizer import Level, Tokenizer
+from models.text.levels import Level
+from models.text.tokenizer import Tokenizer
 
 TRAINED = Path(__file__).parents[1] / "checkpoints" / "english-word"
 

@@ -8,6 +8,11 @@ from models.state import StateLayout
 Cell = Literal["rnn", "gru", "lstm", "lstm_peephole"]
 """Kinds of recurrent layer: models/cells.py."""
 
+NumberType = Literal["float32", "bfloat16", "int8"]
+"""Of weights, as they are stored and as they are multiplied."""
+
+NUMBER_TYPES: tuple[NumberType, ...] = get_args(NumberType)
+
 MAX_SIZE = 1 << 24
 """No width or vocabulary is larger: a configuration that says so is damaged."""
 

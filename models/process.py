@@ -2,8 +2,10 @@
 
 import ctypes
 import gc
+import math
 import os
 import sys
+from pathlib import Path
 
 
 def prepare_process() -> None:
@@ -35,6 +37,28 @@ def release_memory() -> None:
 def _glibc() -> ctypes.CDLL | None:
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     return libc if hasattr(libc, "gnu_get_libc_version") else None
+
+
+def cores() -> int:
+    """Cores that this process may use: of those that it may run on, as many as its control group lets it fill."""
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min(allowed, math.ceil(_quota())))
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores that the control group of this process may fill (version 2, then version 1); infinity without a limit."""
+    try:
+        quota, period = (root / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        try:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text("ascii") for name in ("quota", "period"))
+        except OSError:
+            return math.inf
+    try:
+        cores = float(quota) / float(period)
+    except (ValueError, ZeroDivisionError):  # "max": no limit
+        return math.inf
+    return cores if cores > 0 else math.inf
 
 
 def settle_process() -> None:

@@ -6,7 +6,8 @@ import torch
 
 from models.config import Cell, NetworkConfig
 from models.network import LanguageModel
-from models.text.tokenizer import Level, Tokenizer
+from models.text.levels import Level
+from models.text.tokenizer import Tokenizer
 
 WORD_TEXT = "The cat ate fish.\nThe cat sat!\nThe cats ate pear.\npear\n"
 CHAR_TEXT = "he sat on\nthe hen. "

@@ -16,10 +16,11 @@ import torch
 import typer
 from rich.console import Console
 
-from models.checkpoint.format import SPELLER, CheckpointError, Storage, add_speller, check_replaceable, load_checkpoint
-from models.config import Cell
+from models.checkpoint.format import SPELLER, CheckpointError, add_speller, check_replaceable, load_checkpoint
+from models.config import Cell, NumberType
 from models.documents.text import CorpusError, read_text, size, unwrapped, whole_file
-from models.text.tokenizer import Boundary, Level, Normalization, Tokenizer
+from models.text.levels import Level
+from models.text.tokenizer import Boundary, Normalization, Tokenizer
 from training.config import Precision
 from training.data.batching import Partition, Truncation
 from training.data.corpus import CorpusConfig, Part, find_files
@@ -63,7 +64,7 @@ Device = Annotated[str, typer.Option(help="cpu, or cuda on a machine with a GPU.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard, too.")]
 Excluded = Annotated[list[str] | None, typer.Option(help="Pattern of files to leave out, as held-out ones.")]
-StorageOption = Annotated[Storage | None, typer.Option(help="How the weights are stored: int8 is smallest.")]
+StorageOption = Annotated[NumberType | None, typer.Option(help="How the weights are stored: int8 is smallest.")]
 
 
 _NOISE = "Regularisation"
@@ -151,7 +152,7 @@ def train(
     dropconnect: Annotated[float | None, option("Share of recurrent weights cut.", _NOISE)] = None,
     activation_l2: Annotated[float | None, option("Penalty on activations (AR).", _NOISE)] = None,
     temporal_l2: Annotated[float | None, option("Penalty on their changes (TAR).", _NOISE)] = None,
-    storage: Annotated[Storage | None, option("How the checkpoint's weights are stored.", "Export")] = None,
+    storage: Annotated[NumberType | None, option("How the checkpoint's weights are stored.", "Export")] = None,
 ) -> None:
     """Train a model and export it. What is not given is chosen from the text.
 
@@ -577,7 +578,7 @@ def _train_and_export(run: Run, out: Path, group: Group, resumed: bool, tensorbo
     _export(run, out, None, None)
 
 
-def _export(run: Run, out: Path, storage: Storage | None, command: str | None) -> None:
+def _export(run: Run, out: Path, storage: NumberType | None, command: str | None) -> None:
     with stepping(console, "learning to spell") as on_step:
         trained_speller(run, on_step)
     with console.status("counting n-grams"):

@@ -25,7 +25,8 @@ import torch
 from models.config import NetworkConfig
 from models.documents.text import Document, head, size
 from models.network import LanguageModel
-from models.text.tokenizer import Boundary, Level
+from models.text.levels import Level
+from models.text.tokenizer import Boundary
 from training.config import TrainingConfig
 from training.data.corpus import CorpusConfig
 from training.estimate import seconds_per_token

@@ -1,6 +1,5 @@
 """How long training will take and how much memory, before it starts: orders of magnitude, from the network's shape."""
 
-import os
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -8,6 +7,7 @@ import torch
 
 from models.config import NetworkConfig
 from models.network import LanguageModel
+from models.process import cores
 from training.config import TrainingConfig, resolve_precision
 
 NATIVE_FLOPS, PLAIN_FLOPS = 1.6e11, 6e10
@@ -44,9 +44,9 @@ def seconds_per_token(network: NetworkConfig, native: bool, cores: int, outputs:
 def estimate(network: NetworkConfig, config: TrainingConfig) -> Estimate:
     """Of a training on this machine, all of the text tokenized."""
     native = resolve_precision(config.precision, torch.device("cpu")) == torch.bfloat16
-    cores = min(4, torch.get_num_threads(), os.cpu_count() or 1)
-    full = seconds_per_token(network, native, cores)
-    sampled = seconds_per_token(network, native, cores, config.sampled_softmax) if config.sampled_softmax else full
+    used = min(4, torch.get_num_threads(), cores())
+    full = seconds_per_token(network, native, used)
+    sampled = seconds_per_token(network, native, used, config.sampled_softmax) if config.sampled_softmax else full
     window = config.batch_size * config.bptt_length
     mean = config.full_softmax_from * sampled + (1 - config.full_softmax_from) * full
     seconds = config.steps * window * mean

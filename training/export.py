@@ -11,15 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from models.checkpoint.format import (
-    SPELLER,
-    WEIGHTS,
-    Checkpoint,
-    Storage,
-    load_checkpoint,
-    save_checkpoint,
-    update_about,
-)
+from models.checkpoint.format import SPELLER, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint, update_about
+from models.config import NumberType
 from models.decoding.completion import GenerationParams, generate
 from models.decoding.sampling import SamplingParams
 from models.network import LanguageModel
@@ -91,7 +84,7 @@ def ngram_perplexities(run: Run) -> dict[str, float]:
 def export_run(
     run: Run,
     out: Path,
-    storage: Storage | None = None,
+    storage: NumberType | None = None,
     command: str | None = None,
     on_tokens: Callable[[int], None] = ignore,
 ) -> dict[str, Any]:

@@ -16,12 +16,11 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.checkpoint.format import Storage
-from models.config import NetworkConfig
+from models.config import NetworkConfig, NumberType
 from training.config import TrainingConfig
 from training.data.corpus import CorpusConfig
 
-DEFAULT_STORAGE: Storage = "bfloat16"
+DEFAULT_STORAGE: NumberType = "bfloat16"
 
 
 class RecipeError(ValueError):
@@ -44,7 +43,7 @@ class Sources:
 class Export:
     """How the checkpoint is written."""
 
-    storage: Storage = DEFAULT_STORAGE
+    storage: NumberType = DEFAULT_STORAGE
 
 
 @dataclass(frozen=True)

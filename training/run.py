@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from models.checkpoint.format import Checkpoint, Storage, pack_speller, read_speller
-from models.config import NetworkConfig
+from models.checkpoint.format import Checkpoint, pack_speller, read_speller
+from models.config import NetworkConfig, NumberType
 from models.documents.text import CorpusError, Document, pieces, size
 from models.text.tokenizer import Tokenizer
 from models.words.speller import Speller
@@ -75,7 +75,7 @@ class RunConfig:
     licence: str | None
     command: str
     out: str | None
-    storage: Storage
+    storage: NumberType
     hardware: str
     created: str
     device: str = "cpu"

@@ -22,9 +22,10 @@ from app.schemas import GenerateRequest
 from app.settings import Settings
 from app.tasks.beside import beside
 from app.tasks.generate import Generation, Prompt, plan_prompts
-from models.decoding.completion import ends_in_space
 from models.decoding.scoring import TokenScore
-from models.text.tokenizer import EOS, UNK, Tokenizer
+from models.text.levels import EOS, UNK
+from models.text.tokenizer import Tokenizer
+from models.text.words import ends_in_space
 
 
 @dataclass(frozen=True)

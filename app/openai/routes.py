@@ -23,7 +23,7 @@ from app.openai.schemas import (
 )
 from app.registry import ServedModel
 from app.tasks.beside import beside
-from models.text.tokenizer import EOS, UNK
+from models.text.levels import EOS, UNK
 
 tasks = APIRouter(route_class=TaskRoute, responses=ERRORS, tags=["openai"])
 lists = APIRouter(dependencies=[Depends(api_key_required)], responses={401: ERRORS[401]}, tags=["openai"])

@@ -14,10 +14,11 @@ from app.schemas import Choice, GeneratedToken, GenerateRequest, GenerateRespons
 from app.tasks.beside import beside
 from app.tasks.states import given_state, returned_state
 from app.tasks.tokens import top_tokens
-from models.decoding.completion import Completion, GenerationParams, ends_in_space
+from models.decoding.completion import Completion, GenerationParams
 from models.decoding.sampling import SamplingParams
 from models.decoding.saved_state import SavedState
 from models.decoding.scoring import TokenScore
+from models.text.words import ends_in_space
 from models.words.speller import Speller
 
 

@@ -12,8 +12,9 @@ from app.registry import ServedModel
 from app.schemas import NextRequest, NextResponse, NextWord
 from app.tasks.beside import beside
 from app.tasks.states import given_state, returned_state
-from models.decoding.completion import ends_in_space, prompt_inputs
+from models.decoding.completion import prompt_inputs
 from models.decoding.saved_state import SavedState
+from models.text.words import ends_in_space
 from models.words.next_words import Begun, NextWords, WordSearch, spelled_words, split_begun
 
 

@@ -14,10 +14,11 @@ from app.settings import Settings
 from app.tasks.beside import beside
 from app.tasks.states import given_state, returned_state
 from app.tasks.tokens import top_tokens
-from models.decoding.completion import ends_in_space
 from models.decoding.saved_state import SavedState
 from models.decoding.scoring import TokenScore, bits_per_character, perplexity, scoring_plan
-from models.text.tokenizer import UNK, Encoding, Tokenizer
+from models.text.levels import UNK
+from models.text.tokenizer import Encoding, Tokenizer
+from models.text.words import ends_in_space
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from benchmarks.invariance.axes import examine
 from benchmarks.invariance.subject import Subject
 from benchmarks.report import table
 from benchmarks.shapes import SHAPES, TINY_SHAPES, write_checkpoint
-from models.backends.base import NUMBER_TYPES
+from models.config import NUMBER_TYPES
 
 ALL_SHAPES = ",".join(each.name for each in SHAPES)
 ALL_TYPES = ",".join(reversed(NUMBER_TYPES))

@@ -5,17 +5,13 @@ not of the batch it is in, of its place there, of how its tokens are cut into ca
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from models.decoding.completion import Completion
 from models.decoding.sampling import Draw
-
-NumberType = Literal["float32", "bfloat16", "int8"]
-
-NUMBER_TYPES: tuple[NumberType, ...] = get_args(NumberType)
 
 
 class InferenceNetwork(Protocol):

@@ -2,11 +2,12 @@
 
 import torch
 
-from models.backends.base import InferenceNetwork, NumberType
+from models.backends.base import InferenceNetwork
 from models.backends.cuda import CudaNetwork
 from models.backends.native import available, processor_features
 from models.backends.native.network import NativeNetwork
 from models.backends.torch import TorchNetwork
+from models.config import NumberType
 from models.network import LanguageModel
 
 

@@ -20,14 +20,14 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from models.config import NetworkConfig
+from models.config import NetworkConfig, NumberType
 from models.network import LanguageModel
 from models.text.tokenizer import Tokenizer
 from models.words.lexicon import Lexicon
@@ -38,9 +38,7 @@ FORMAT_VERSION = 1
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 SPELLER = "speller.safetensors"
 
-Storage = Literal["float32", "bfloat16", "int8"]
-
-SPELLER_STORAGE: Storage = "bfloat16"
+SPELLER_STORAGE: NumberType = "bfloat16"
 
 _SCALE = ".scale"
 _LEXICON, _SHARE = "lexicon.", "share"
@@ -69,7 +67,7 @@ class Checkpoint:
     name: str
     model: LanguageModel
     tokenizer: Tokenizer
-    storage: Storage
+    storage: NumberType
     fingerprint: str
     about: dict[str, Any]
     card: str
@@ -81,7 +79,7 @@ def save_checkpoint(
     directory: Path,
     model: LanguageModel,
     tokenizer: Tokenizer,
-    storage: Storage = "float32",
+    storage: NumberType = "float32",
     about: dict[str, Any] | None = None,
     card: str = "",
     speller: Speller | None = None,
@@ -157,8 +155,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     try:
         network = NetworkConfig.from_json(_field(config, "network", dict))
         storage = _field(config, "storage", str)
-        if storage not in get_args(Storage):
-            raise ValueError(f"storage: {storage!r} is not one of {', '.join(get_args(Storage))}")
+        if storage not in get_args(NumberType):
+            raise ValueError(f"storage: {storage!r} is not one of {', '.join(get_args(NumberType))}")
         level_and_boundary = _field(config, "tokenizer", dict)
         digests = _field(config, "sha256", dict)
         about = _field(config, "about", dict)
@@ -275,7 +273,7 @@ def _stored(path: Path, content: bytes) -> dict[str, Tensor]:
         raise CheckpointError(path, f"not a safetensors file ({error})") from None
 
 
-def _read_model(path: Path, stored: dict[str, Tensor], network: NetworkConfig, storage: Storage) -> LanguageModel:
+def _read_model(path: Path, stored: dict[str, Tensor], network: NetworkConfig, storage: NumberType) -> LanguageModel:
     try:
         return _build(network, _unpack(stored, storage))
     except ValueError as error:
@@ -302,7 +300,7 @@ def _build(config: NetworkConfig, weights: dict[str, Tensor]) -> LanguageModel:
     return model.eval().requires_grad_(False)
 
 
-def _pack(weights: dict[str, Tensor], storage: Storage) -> dict[str, Tensor]:
+def _pack(weights: dict[str, Tensor], storage: NumberType) -> dict[str, Tensor]:
     if storage == "float32":
         return weights
     packed: dict[str, Tensor] = {}
@@ -318,7 +316,7 @@ def _pack(weights: dict[str, Tensor], storage: Storage) -> dict[str, Tensor]:
     return packed
 
 
-def _unpack(stored: dict[str, Tensor], storage: Storage) -> dict[str, Tensor]:
+def _unpack(stored: dict[str, Tensor], storage: NumberType) -> dict[str, Tensor]:
     if storage != "int8":
         return {name: tensor.float() for name, tensor in stored.items()}
     weights = {}

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.decoding.sampling import Draw, SamplingParams, sample
 from models.network import LanguageModel
 from models.text.tokenizer import TextDecoder, Tokenizer
+from models.text.words import ends_in_space
 
 FinishReason = Literal["length", "stop", "eos"]
 
@@ -190,11 +191,6 @@ class Completion:
             self._undecoded = len(self.token_ids)
             if self.finish_reason is not None:
                 self._pieces.append(self._text.finish())
-
-
-def ends_in_space(text: str, before: bool = True) -> bool:
-    """Whether a text ends in white space; of an empty one, what is said of the text before it."""
-    return text[-1].isspace() if text else before
 
 
 def prompt_inputs(tokenizer: Tokenizer, prompt: str) -> list[int]:

@@ -21,20 +21,15 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, trainers
-from tokenizers import models as token_models
+from tokenizers import Regex, normalizers
 
-Level = Literal["char", "word", "split", "bpe"]
+from models.text.levels import EOS, LEVELS, UNK, Level
+
 Boundary = Literal["line", "paragraph", "document"]
 Normalization = Literal["none", "speech"]
 
-LEVELS: tuple[Level, ...] = get_args(Level)
 BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
-
-BYTES = 256
-UNK = "<unk>"
-EOS = "<eos>"
 
 BOUNDARY_TEXT: dict[Boundary, str] = {"line": "\n", "paragraph": "\n\n", "document": ""}
 """How a boundary is written in generated text."""
@@ -43,17 +38,6 @@ REMEMBERED_TEXTS, REMEMBERED_CHARACTERS = 64, 20_000
 """How many texts, up to which length, need not be cut again when they come again, as prompts do."""
 
 _BOUNDARY_PATTERN: dict[Boundary, re.Pattern[str]] = {"line": re.compile("\n"), "paragraph": re.compile("\n{2,}")}
-
-# A word keeps English contractions (don't, we'll) in one piece; the possessive and reduced 's stands alone, so that
-# "Emma's" is known when "Emma" is. Other apostrophes are marks. Every character of a text is in exactly one match.
-_WORD = (
-    r"['’]s(?![\p{L}\p{M}\p{N}])"
-    r"| ?[\p{L}\p{M}]+(?:['’](?:t|ll|re|ve|d|m)(?![\p{L}\p{M}\p{N}]))?"
-    r"| ?\p{N}+"
-    r"| ?(?:-{2,}|\.{3}|[^\s\p{L}\p{M}\p{N}])"
-    r"|\s"
-)
-
 
 _SPOKEN = {"mr": "mister", "mrs": "missus", "dr": "doctor", "st": "saint"}
 """Abbreviations that are read as words."""
@@ -99,6 +83,7 @@ class Tokenizer:
         inner.encode_special_tokens = False
         self.inner = inner
         self.level: Level = level
+        self.rules = LEVELS[level]
         self.boundary: Boundary = boundary
         self.vocabulary: dict[str, int] = vocabulary
         self.tokens: list[str] = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -124,41 +109,9 @@ class Tokenizer:
         vocabulary_size counts the two special tokens; None is no limit (for `bpe`: 8,192). normalization `speech`: all
         text, then and later, is read in lower case and without punctuation, as speech recognisers write.
         """
-        limit = vocabulary_size or 1 << 24
-        specials = [
-            # At word level " <unk>" is one token, as every other word is with its leading space.
-            AddedToken(UNK, special=True, normalized=False, lstrip=level == "word"),
-            AddedToken(EOS, special=True, normalized=False),
-        ]
-        trainer: trainers.Trainer
-        if level == "bpe":
-            if vocabulary_size is not None and vocabulary_size < BYTES + len(specials):
-                raise ValueError(
-                    f"vocabulary_size: {vocabulary_size} is less than the {BYTES} bytes and {len(specials)} symbols "
-                    "that subwords are made of"
-                )
-            inner = tokenizers.Tokenizer(token_models.BPE())
-            inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            inner.decoder = decoders.ByteLevel()
-            trainer = trainers.BpeTrainer(
-                vocab_size=vocabulary_size or 8192,
-                min_frequency=min_count,
-                special_tokens=specials,
-                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                show_progress=False,
-            )
-        else:
-            inner = tokenizers.Tokenizer(token_models.WordLevel({UNK: 0, EOS: 1}, unk_token=UNK))
-            inner.pre_tokenizer = {
-                "char": pre_tokenizers.Split(Regex(r"(?m:.)"), "isolated"),
-                "word": pre_tokenizers.Split(Regex(_WORD), "isolated"),
-                "split": pre_tokenizers.WhitespaceSplit(),
-            }[level]
-            if level != "split":
-                inner.decoder = decoders.Fuse()
-            trainer = trainers.WordLevelTrainer(
-                vocab_size=limit, min_frequency=min_count, special_tokens=specials, show_progress=False
-            )
+        rules = LEVELS[level]
+        inner = rules.untrained()
+        trainer = rules.trainer(vocabulary_size, min_count)
         if normalization == "speech":
             inner.normalizer = _speech_normalizer()
         inner.train_from_iterator((piece for text in texts for piece in _countable(text, boundary)), trainer)
@@ -273,13 +226,8 @@ class Tokenizer:
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """What each token adds to a text, as UTF-8; for `bpe` a token may hold part of a character."""
-        if self.level == "bpe":
-            table = _byte_alphabet()
-            surfaces = [bytes(table[c] for c in token) if token not in (UNK, EOS) else b"" for token in self.tokens]
-        else:
-            space = " " if self.level == "split" else ""
-            surfaces = [(space + token).encode() for token in self.tokens]
-        surfaces[self.unk_id] = (UNK if self.level in ("char", "bpe") else " " + UNK).encode()
+        surfaces = self.rules.surfaces(self.tokens)
+        surfaces[self.unk_id] = (self.rules.space_of_unknown + UNK).encode()
         surfaces[self.eos_id] = BOUNDARY_TEXT[self.boundary].encode()
         return surfaces
 
@@ -292,6 +240,7 @@ class TextDecoder:
 
     def __init__(self, tokenizer: Tokenizer, at_start: bool) -> None:
         self._tokenizer = tokenizer
+        self._writes_space = tokenizer.rules.writes_space
         self.at_start = at_start
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -299,9 +248,9 @@ class TextDecoder:
         """The text that `token_id` completes; may be empty. spelled: what an `<unk>` stands for, if that is known."""
         surface = self._tokenizer.token_bytes[token_id]
         is_eos = token_id == self._tokenizer.eos_id
-        adds_space = not is_eos and (self._tokenizer.level == "split" or token_id == self._tokenizer.unk_id)
+        adds_space = not is_eos and (self._writes_space or token_id == self._tokenizer.unk_id)
         if spelled is not None:
-            adds_space = self._tokenizer.level == "split"
+            adds_space = self._writes_space
             surface = (" " * adds_space + spelled).encode()
         if self.at_start and adds_space:
             surface = surface.removeprefix(b" ")
@@ -310,7 +259,7 @@ class TextDecoder:
 
     def feed_all(self, token_ids: Sequence[int]) -> str:
         """The text that tokens complete, as `feed` would give it piece by piece."""
-        if self._tokenizer.level == "split" or self._tokenizer.unk_id in token_ids:
+        if self._writes_space or self._tokenizer.unk_id in token_ids:
             return "".join([self.feed(token_id) for token_id in token_ids])
         surfaces = self._tokenizer.token_bytes
         text = self._utf8.decode(b"".join([surfaces[token_id] for token_id in token_ids]))
@@ -325,19 +274,11 @@ class TextDecoder:
 
 def _cuts_as(inner: tokenizers.Tokenizer, level: Level) -> bool:
     """Whether the tokenizer takes for a token what this level does: a trial, for a file does not say its level."""
-    expected = {"char": ["a", "b", " ", "c"], "word": ["ab", " c"], "split": ["ab", "c"], "bpe": ["ab", "Ġc"]}
     pieces = [piece for piece, _ in inner.pre_tokenizer.pre_tokenize_str("ab c")] if inner.pre_tokenizer else []
-    return pieces == expected[level]
+    return pieces == LEVELS[level].pieces_of_trial
 
 
 def _countable(text: str, boundary: Boundary) -> list[str]:
     """What is left to count once boundaries and literal special tokens are taken out: the library would count those."""
     pattern = _BOUNDARY_PATTERN.get(boundary)
     return re.split(f"{UNK}|{EOS}" + (f"|{pattern.pattern}" if pattern else ""), text)
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The printable stand-in of each byte in a byte-level vocabulary (Radford et al. 2019, section 2.2), inverted."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -7,7 +7,6 @@ whoever runs the network brings their distributions.
 
 import heapq
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from models.text.tokenizer import Tokenizer
+from models.text.words import is_word_character
 from models.words.speller import Speller
 
 
@@ -59,7 +59,7 @@ def spelled_words(
     speller: Speller, unk_probability: float, begun: Begun, tokenizer: Tokenizer, top: int
 ) -> UnknownWords:
     """Words outside the vocabulary that complete what has been begun. unk_probability: that of `<unk>` there."""
-    lead = begun.lead if tokenizer.level == "word" else ""
+    lead = begun.lead if tokenizer.rules.leading_space else ""
     mass, spellings = speller.completions(lead + tokenizer.normalized(begun.completing or ""), top)
     words = [(spelling.removeprefix(lead), unk_probability * math.exp(logprob)) for spelling, logprob in spellings]
     whole = [(word, probability) for word, probability in words if all(map(is_word_character, word))]
@@ -75,24 +75,19 @@ def split_begun(tokenizer: Tokenizer, text: str, at_start: bool = True) -> Begun
     """
     start = len(text)
     completing = bool(text) and is_word_character(text[-1])
-    if completing and tokenizer.level in ("word", "split"):
+    if completing and tokenizer.rules.has_words:
         start = tokenizer.encode(text).offsets[-1][0]
         start += len(text[start:]) - len(text[start:].lstrip())
     elif completing:
         while start and is_word_character(text[start - 1]):
             start -= 1
-        if tokenizer.level == "char" and all(character in tokenizer.vocabulary for character in text[start:]):
+        if tokenizer.rules.is_characters and all(character in tokenizer.vocabulary for character in text[start:]):
             return Begun(text, "", text[start:], consumed=text[start:])
     # The space before a word is part of the word's own token, except at character level.
-    lead = " " if tokenizer.level != "char" and text[:start].endswith(" ") else ""
+    lead = " " if not tokenizer.rules.is_characters and text[:start].endswith(" ") else ""
     context = text[: start - len(lead)]
     after_space = not lead and (context[-1].isspace() if context else at_start)
     return Begun(context, lead, text[start:] if completing else None, after_space=after_space)
-
-
-def is_word_character(character: str) -> bool:
-    """Letters, digits and the marks that ride on them."""
-    return character.isalnum() or unicodedata.category(character).startswith("M")
 
 
 class WordIndex:
@@ -106,7 +101,7 @@ class WordIndex:
         self._words = sorted({surface for surface in surfaces if surface})
         self._number = number = {word: i for i, word in enumerate(self._words)}
         self._has_space = torch.tensor([token.startswith(" ") for token in tokenizer.tokens])
-        self._forms_differ = tokenizer.level == "word"
+        self._forms_differ = tokenizer.rules.leading_space
         # One column more than there are words takes what is never offered.
         self._groups = torch.tensor([number.get(surface, len(number)) for surface in surfaces])
         self._is_word = torch.tensor([is_word_character(word[0]) for word in self._words], dtype=torch.bool)

@@ -1,9 +1,14 @@
-"""What a process keeps of the memory that it no longer uses."""
+"""What a process keeps of the memory that it no longer uses, and how many cores it may use."""
 
+import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from models import process
 
 HOLES = """
 from models.process import prepare_process, release_memory
@@ -29,3 +34,25 @@ def test_memory_that_is_free_is_kept_until_it_is_to_be_released() -> None:
     at_once, in_the_end = map(float, done.stdout.split())
     assert at_once < 20
     assert in_the_end > 180
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({}, math.inf),
+    ],
+    ids=["version-2", "version-2-unlimited", "version-1", "version-1-unlimited", "no-control-group"],
+)
+def test_a_quota_of_the_control_group_limits_the_cores(files: dict[str, str], expected: float, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert process._quota(tmp_path) == expected
+
+
+def test_a_process_has_a_core_and_no_more_than_it_may_run_on() -> None:
+    assert 1 <= process.cores() <= len(os.sched_getaffinity(0))

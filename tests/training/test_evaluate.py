@@ -7,7 +7,8 @@ import torch
 
 from models.decoding.scoring import score_sequences
 from models.network import LanguageModel
-from models.text.tokenizer import Boundary, Level, Tokenizer
+from models.text.levels import Level
+from models.text.tokenizer import Boundary, Tokenizer
 from models.words.speller import VOCABULARY_SIZE, Speller
 from tests.tiny import tiny_model
 from training import evaluate

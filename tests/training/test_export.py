@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint.format import Storage, load_checkpoint
+from models.checkpoint.format import load_checkpoint
+from models.config import NumberType
 from training.data.tokens import Split
 from training.evaluate import evaluate_split, evaluate_texts
 from training.export import add_figures, best_model, export_run
@@ -21,7 +22,9 @@ def trained(make_run: Callable[..., Run]) -> Run:
 
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
-def test_figures_on_the_card_are_those_of_the_weights_as_stored(trained: Run, storage: Storage, tmp_path: Path) -> None:
+def test_figures_on_the_card_are_those_of_the_weights_as_stored(
+    trained: Run, storage: NumberType, tmp_path: Path
+) -> None:
     about = export_run(trained, tmp_path / "out", storage)
     loaded = load_checkpoint(tmp_path / "out")
     assert loaded.about == about

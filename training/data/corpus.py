@@ -17,7 +17,8 @@ from models.documents.text import (
     unwrapped,
     whole_file,
 )
-from models.text.tokenizer import BOUNDARIES, LEVELS, NORMALIZATIONS, Boundary, Level, Normalization
+from models.text.levels import LEVELS, Level
+from models.text.tokenizer import BOUNDARIES, NORMALIZATIONS, Boundary, Normalization
 
 Part = Literal["start", "end"]
 

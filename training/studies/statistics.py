@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from models.documents.text import Document, pieces
-from models.text.tokenizer import EOS, Boundary, Level, Tokenizer
+from models.text.levels import EOS, Level
+from models.text.tokenizer import Boundary, Tokenizer
 from training.data.corpus import hold_out
 from training.data.tokens import tokenize
 

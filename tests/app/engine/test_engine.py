@@ -14,11 +14,12 @@ from app.engine.sequence import Sequence
 from app.errors import DeadlineError, InternalError, OverloadedError, UnavailableError
 from app.metrics import Metrics
 from models.backends.load import load_inference
-from models.decoding.completion import Completion, GenerationParams, ends_in_space, generate, prompt_inputs
+from models.decoding.completion import Completion, GenerationParams, generate, prompt_inputs
 from models.decoding.sampling import SamplingParams
 from models.decoding.scoring import scoring_plan
 from models.network import LanguageModel
 from models.text.tokenizer import Tokenizer
+from models.text.words import ends_in_space
 
 Tiny = tuple[LanguageModel, Tokenizer]
 

@@ -14,7 +14,7 @@ from openai import OpenAI
 from openai.types import Completion
 
 from models.checkpoint.format import save_checkpoint
-from models.text.tokenizer import Level
+from models.text.levels import Level
 from tests.app.conftest import serving
 from tests.tiny import tiny_model, tiny_tokenizer
 

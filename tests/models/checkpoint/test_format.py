@@ -23,12 +23,12 @@ from models.checkpoint.format import (
     TOKENIZER,
     WEIGHTS,
     CheckpointError,
-    Storage,
     find_checkpoints,
     load_checkpoint,
     save_checkpoint,
     update_about,
 )
+from models.config import NumberType
 from models.decoding.scoring import score_sequences
 from models.network import LanguageModel
 from models.text.tokenizer import Tokenizer
@@ -139,7 +139,9 @@ def test_int8_keeps_a_row_of_zeros_and_a_tiny_row(tiny_word: Tiny, tmp_path: Pat
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "int8"])
-def test_saving_a_loaded_checkpoint_again_changes_no_weight(tiny_word: Tiny, tmp_path: Path, storage: Storage) -> None:
+def test_saving_a_loaded_checkpoint_again_changes_no_weight(
+    tiny_word: Tiny, tmp_path: Path, storage: NumberType
+) -> None:
     save_checkpoint(tmp_path / "one", *tiny_word, storage=storage)
     first = load_checkpoint(tmp_path / "one")
     save_checkpoint(tmp_path / "two", first.model, first.tokenizer, storage=storage)
@@ -149,7 +151,7 @@ def test_saving_a_loaded_checkpoint_again_changes_no_weight(tiny_word: Tiny, tmp
 
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
-def test_tied_weights_are_stored_once_and_tied_again(tiny_word: Tiny, tmp_path: Path, storage: Storage) -> None:
+def test_tied_weights_are_stored_once_and_tied_again(tiny_word: Tiny, tmp_path: Path, storage: NumberType) -> None:
     save_checkpoint(tmp_path / "toy", tiny_model(tied=True), tiny_word[1], storage=storage)
     names = safetensors.torch.load((tmp_path / "toy" / WEIGHTS).read_bytes()).keys()
     assert "embedding.weight" in names

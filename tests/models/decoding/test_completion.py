@@ -9,17 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.decoding.completion import (
-    Completion,
-    CompletionText,
-    GenerationParams,
-    ends_in_space,
-    generate,
-    prompt_inputs,
-)
+from models.decoding.completion import Completion, CompletionText, GenerationParams, generate, prompt_inputs
 from models.decoding.sampling import SamplingParams
 from models.network import LanguageModel
-from models.text.tokenizer import Level, TextDecoder, Tokenizer
+from models.text.levels import Level
+from models.text.tokenizer import TextDecoder, Tokenizer
+from models.text.words import ends_in_space
 from tests.tiny import tiny_tokenizer
 
 Tiny = tuple[LanguageModel, Tokenizer]

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.decoding.completion import ends_in_space
-from models.text.tokenizer import BOUNDARIES, EOS, LEVELS, UNK, Boundary, Encoding, Level, Tokenizer
+from models.text.levels import EOS, LEVELS, UNK, Level
+from models.text.tokenizer import BOUNDARIES, Boundary, Encoding, Tokenizer
+from models.text.words import ends_in_space
 from tests.tiny import TEXTS, tiny_tokenizer
 
 TOKENIZERS = {level: tiny_tokenizer(level) for level in LEVELS}

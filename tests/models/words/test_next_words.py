@@ -12,8 +12,10 @@ from torch import Tensor
 
 from models.decoding.completion import prompt_inputs
 from models.network import LanguageModel
-from models.text.tokenizer import LEVELS, Level, Tokenizer
-from models.words.next_words import Begun, NextWords, WordIndex, WordPieces, WordSearch, is_word_character, split_begun
+from models.text.levels import LEVELS, Level
+from models.text.tokenizer import Tokenizer
+from models.text.words import is_word_character
+from models.words.next_words import Begun, NextWords, WordIndex, WordPieces, WordSearch, split_begun
 from tests.tiny import tiny_model, tiny_tokenizer
 
 WORD, CHAR, BPE = tiny_tokenizer("word"), tiny_tokenizer("char"), tiny_tokenizer("bpe")

@@ -6,7 +6,8 @@ import pytest
 
 from models.documents import text as documents
 from models.documents.text import CorpusError, Document, FilePart, cut, pieces, read_text, unwrap_lines, whole_file
-from models.text.tokenizer import Boundary, Level, Tokenizer
+from models.text.levels import Level
+from models.text.tokenizer import Boundary, Tokenizer
 from training.data import tokens
 from training.data.corpus import CorpusConfig, Texts, hold_out, make_splits, read_files, shuffle_lines
 from training.data.tokens import load_split, positions_of, tokenize
