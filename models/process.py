@@ -42,7 +42,7 @@ def _glibc() -> ctypes.CDLL | None:
 def cores() -> int:
     """Cores that this process may use: of those that it may run on, as many as its control group lets it fill."""
     allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, min(allowed, math.ceil(_quota())))
+    return max(1, math.ceil(min(allowed, _quota())))
 
 
 def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
