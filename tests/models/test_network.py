@@ -303,7 +303,7 @@ def test_impossible_inputs_and_outputs_are_refused_by_name(fields: dict[str, Any
 @needs_gpu
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_on_a_gpu_autocast_loses_no_gradient_of_a_mean_over_many_tokens(cell: Cell) -> None:
-    model = tiny_model(40, cell, hidden_sizes=(16, 16)).cuda()
+    model = tiny_model(40, cell, hidden_sizes=(16, 16)).cuda().requires_grad_()
     ids = random_ids(4, 20, vocabulary_size=40).cuda()
     found = []
     for enabled in (False, True):
@@ -313,4 +313,4 @@ def test_on_a_gpu_autocast_loses_no_gradient_of_a_mean_over_many_tokens(cell: Ce
         loss = features.float().square().sum() / 1e9  # float16 holds nothing below 6e-8
         found.append(torch.autograd.grad(loss, list(model.layers.parameters())))
     for exact, rounded in zip(*found, strict=True):
-        assert (rounded - exact).norm() < 0.05 * exact.norm()
+        assert (rounded - exact).norm() < 0.15 * exact.norm()
