@@ -176,6 +176,25 @@ class LanguageModel(nn.Module):
             bias = weights.input_bias + weights.hidden_bias
             x, *last = kernel.run_layer(x, weights.from_input, weights.from_hidden, bias, *initial)
             return x, tuple(last)
+        if x.is_cuda and torch.is_autocast_enabled("cuda"):
+            return self._run_fused_in_autocast(x, weights, initial)
+        return self._run_fused(x, list(weights[:4]), initial)
+
+    def _run_fused_in_autocast(
+        self, x: Tensor, weights: LayerWeights, initial: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Autocast by itself runs torch's layers in float16 on a GPU, whatever type it was asked for; the gradient of a
+        mean over many tokens is too small for that."""
+        dtype = torch.get_autocast_dtype("cuda")
+        flat = torch.cat([weight.flatten() for weight in weights[:4]]).to(dtype)  # in one piece, as cuDNN wants them
+        parts = torch.split(flat, [weight.numel() for weight in weights[:4]])
+        cast = [part.view_as(weight) for part, weight in zip(parts, weights[:4], strict=True)]
+        with torch.autocast("cuda", enabled=False):
+            return self._run_fused(x.to(dtype), cast, tuple(part.to(dtype) for part in initial))
+
+    def _run_fused(
+        self, x: Tensor, weights: list[Tensor], initial: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         before = tuple(part.unsqueeze(0).contiguous() for part in initial)  # torch wants (1, B, H)
         options = {
             "has_biases": True,
@@ -186,7 +205,7 @@ class LanguageModel(nn.Module):
             "batch_first": True,
         }
         run = _FUSED[self.config.cell]
-        x, *final = run(x, before if len(before) == 2 else before[0], list(weights[:4]), **options)
+        x, *final = run(x, before if len(before) == 2 else before[0], weights, **options)
         return x, tuple(part.squeeze(0) for part in final)
 
     def _run_token_by_token(

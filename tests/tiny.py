@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 
 from models.config import Cell, NetworkConfig
 from models.network import LanguageModel
 from models.text.levels import Level
 from models.text.tokenizer import Tokenizer
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 
 WORD_TEXT = "The cat ate fish.\nThe cat sat!\nThe cats ate pear.\npear\n"
 CHAR_TEXT = "he sat on\nthe hen. "

@@ -21,10 +21,13 @@ from training.regularisation import TrainingNoise
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once, nearly: few enough to need little memory, many enough for efficient matrix products."""
 
+CUDA_CHUNK_ELEMENTS = 1 << 28
+"""The same on a GPU, which has the memory, and is idle at the ends of small products."""
 
-def _chunk(count: int, width: int) -> int:
+
+def _chunk(count: int, width: int, device: torch.device) -> int:
     """Rows of a chunk where there are `count`, each of `width` logits: chunks of one size, a multiple of 64."""
-    chunks = -(-count * width // CHUNK_ELEMENTS)
+    chunks = -(-count * width // (CUDA_CHUNK_ELEMENTS if device.type == "cuda" else CHUNK_ELEMENTS))
     return -(-count // chunks // 64) * 64
 
 
@@ -50,7 +53,7 @@ class _LinearCrossEntropy(_GradientsAtOnce):
         grad_features = features.new_empty(features.shape)  # contiguous, whatever the features are
         grad_weight, grad_bias = weight.new_empty(weight.shape), bias.new_empty(bias.shape)
         total = torch.zeros((), dtype=torch.float64, device=features.device)
-        chunk = _chunk(count, vocabulary_size)
+        chunk = _chunk(count, vocabulary_size, features.device)
         buffer = features.new_empty(min(chunk, count), vocabulary_size)
         for start in range(0, count, chunk):
             here = slice(start, start + chunk)
@@ -114,7 +117,7 @@ class _SampledCrossEntropy(_GradientsAtOnce):
         grad_offsets = torch.empty_like(offsets)
         last = columns.new_full((count,), len(matrix) - 1)
         total = torch.zeros((), dtype=torch.float64, device=features.device)
-        chunk = _chunk(count, len(matrix))
+        chunk = _chunk(count, len(matrix), features.device)
         buffer = features.new_empty(min(chunk, count), len(matrix))
         for start in range(0, count, chunk):
             here = slice(start, start + chunk)

@@ -173,7 +173,7 @@ def prepare_run(
             command=command,
             out=str(out) if out else None,
             storage=recipe.export.storage,
-            hardware=hardware(),
+            hardware=hardware(device),
             created=datetime.now(UTC).date().isoformat(),
             device=device,
             start=start.name if start else None,
@@ -313,8 +313,10 @@ def check_writable(directories: Sequence[Path]) -> None:
             raise RunError(f"{directory}: cannot be written to ({error.strerror})") from None
 
 
-def hardware() -> str:
-    """The processor's name, and how many cores this process may use."""
+def hardware(device: str = "cpu") -> str:
+    """The GPU's name, or the processor's and how many cores this process may use."""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

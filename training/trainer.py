@@ -25,7 +25,7 @@ from models.decoding.scoring import token_logprobs
 from models.network import LanguageModel
 from models.process import release_memory
 from training.config import TrainingConfig, resolve_precision
-from training.data.batching import Batches, mix
+from training.data.batching import Batch, Batches, mix
 from training.distributed import ALONE, Group
 from training.initialisation import initialise, set_unigram_bias
 from training.kernels import accelerate
@@ -117,6 +117,7 @@ class Trainer:
             config.seed,
             config.truncation,
         )
+        self._made: tuple[int, Batch] | None = None
         self._valid = _parallel_streams(valid_ids, eos_id, config.batch_size)
         self._state = network.state_layout.zeros(config.batch_size // group.size, self.device)
         self.position = Position()
@@ -172,7 +173,7 @@ class Trainer:
     def _step(self, seconds: float) -> Report:
         config, number = self.config, self.position.step
         started = time.monotonic()
-        batch = self.batches[number]
+        batch = self._batch(number)
         window = batch.inputs.shape[1]
         learning_rate = self._learning_rate(number, seconds)
         for group in self._optimizer.param_groups:
@@ -186,26 +187,34 @@ class Trainer:
         loss, penalty, state = self._loss(inputs, targets, self._state.masked_fill(fresh[:, None], 0.0), sampled)
         torch.autograd.backward(loss + penalty)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        if not torch.isfinite(norm):
-            raise TrainingError(
-                f"step {number}: the gradient is not finite (loss {loss.item():.3f}): "
-                "start anew with a smaller learning_rate or clip_norm"
-            )
         self._optimizer.step()
         self._optimizer.zero_grad()
         if self._average is not None:
             self._average.update(self._weights)
         self._state = state  # the gradient stops at the window's edge
+        self._batch(number + 1)  # while a GPU is at work; to look at a value is to wait for it
+        loss_nats, gradient_norm = torch.stack((self._group.sum(loss.detach()) / self._group.size, norm)).tolist()
+        if not math.isfinite(gradient_norm):  # nothing has been saved since
+            raise TrainingError(
+                f"step {number}: the gradient is not finite (loss {loss_nats:.3f}): "
+                "start anew with a smaller learning_rate or clip_norm"
+            )
         return Report(
             step=number + 1,
             tokens=(number + 1) * self.batches.tokens_per_batch,
             seconds=seconds,
             learning_rate=learning_rate,
-            loss_nats=self._group.sum(loss.detach()).item() / self._group.size,
-            gradient_norm=norm.item(),
+            loss_nats=loss_nats,
+            gradient_norm=gradient_norm,
             tokens_per_second=batch.inputs.numel() / (time.monotonic() - started),
             progress=self._progress(number + 1, seconds),
         )
+
+    def _batch(self, number: int) -> Batch:
+        """Made once for all that ask for it in turn."""
+        if self._made is None or self._made[0] != number:
+            self._made = (number, self.batches[number])
+        return self._made[1]
 
     def _progress(self, step: int, seconds: float) -> float:
         """Share of the schedule that is done, by steps, or by time where that comes first."""

@@ -16,7 +16,7 @@ class Runner:
     def __init__(self, network: InferenceNetwork, config: NetworkConfig, max_rows: int) -> None:
         self._network = network
         self._states = config.state_layout.zeros(max_rows, network.device)  # (max_rows, S)
-        self._vocabulary = config.vocabulary_size
+        self._none = torch.empty(0, config.vocabulary_size, device=network.device)  # logits of no rows
         self._block_rows = max(1, BLOCK_ELEMENTS // config.vocabulary_size)
 
     @property
@@ -39,7 +39,7 @@ class Runner:
             self._states[[sequence.slot for sequence in given]] = first.to(self._network.device)
         telling = [s for s in given if not s.pending or s.next_target() is not None]
         if not telling:
-            return [], torch.empty(0, self._vocabulary)
+            return [], self._none
         slots = torch.tensor([sequence.slot for sequence in telling])
         return self._tell(telling, self._network.readout(self._states, slots)[:, None], [0] * len(telling))
 
@@ -74,7 +74,7 @@ class Runner:
                 sequences[row].logprobs = distribution
         drawing = [row for row in done if sequences[row].generating]
         if not drawing:
-            return [], torch.empty(0, self._vocabulary)
+            return [], self._none
         return [sequences[row] for row in drawing], self._network.logits(torch.stack([last[row] for row in drawing]))
 
     @torch.inference_mode()

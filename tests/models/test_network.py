@@ -15,7 +15,7 @@ from models.cells import lstm_peephole
 from models.config import Cell, NetworkConfig
 from models.network import LanguageModel
 from models.state import StateLayout
-from tests.tiny import random_ids, tiny_model
+from tests.tiny import needs_gpu, random_ids, tiny_model
 
 SHAPES: dict[str, dict[str, Any]] = {
     "one layer": {"hidden_sizes": [8]},
@@ -299,3 +299,19 @@ def test_one_hot_inputs_select_a_column_of_the_first_layer() -> None:
 def test_impossible_inputs_and_outputs_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NetworkConfig(**dict[str, Any](vocabulary_size=12, embedding_size=8, hidden_sizes=(8,)) | fields)
+
+
+@needs_gpu
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_on_a_gpu_autocast_loses_no_gradient_of_a_mean_over_many_tokens(cell: Cell) -> None:
+    model = tiny_model(40, cell, hidden_sizes=(16, 16)).cuda().requires_grad_()
+    ids = random_ids(4, 20, vocabulary_size=40).cuda()
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
+            features, state = model.features(ids, model.config.state_layout.zeros(4, torch.device("cuda")))
+        assert state.dtype == torch.float32
+        loss = features.float().square().sum() / 1e9  # float16 holds nothing below 6e-8
+        found.append(torch.autograd.grad(loss, list(model.layers.parameters())))
+    for exact, rounded in zip(*found, strict=True):
+        assert (rounded - exact).norm() < 0.15 * exact.norm()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.tiny import every_device
 from training import loss
 from training.loss import Sampler, linear_cross_entropy, sampled_cross_entropy
 
@@ -12,14 +13,14 @@ V, WIDTH, COUNT = 11, 5, 200
 
 @pytest.fixture(params=[1, 64, 100, 1000])
 def rows_per_chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "CHUNK_ELEMENTS", request.param * V)
+    for name in ("CHUNK_ELEMENTS", "CUDA_CHUNK_ELEMENTS"):
+        monkeypatch.setattr(loss, name, request.param * V)
 
 
-def leaves() -> list[torch.Tensor]:
+def leaves(device: str) -> list[torch.Tensor]:
     torch.manual_seed(0)
-    return [
-        torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((COUNT, WIDTH), (V, WIDTH), (V,))
-    ]
+    drawn = [torch.randn(*shape, dtype=torch.float64) for shape in ((COUNT, WIDTH), (V, WIDTH), (V,))]
+    return [values.to(device).requires_grad_() for values in drawn]
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor, tensors: list[torch.Tensor]) -> None:
@@ -30,26 +31,29 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor, tensors: list[torch
         torch.testing.assert_close(ours, theirs)
 
 
+@every_device
 @pytest.mark.usefixtures("rows_per_chunk")
-def test_loss_and_gradients_equal_cross_entropy() -> None:
-    features, weight, bias = tensors = leaves()
-    targets = torch.randint(V, (COUNT,))
+def test_loss_and_gradients_equal_cross_entropy(device: str) -> None:
+    features, weight, bias = tensors = leaves(device)
+    targets = torch.randint(V, (COUNT,), device=device)
     value = linear_cross_entropy(features, weight, bias, targets)
     assert_same(value, F.cross_entropy(features @ weight.t() + bias, targets), tensors)
 
 
+@every_device
 @pytest.mark.usefixtures("rows_per_chunk")
 @pytest.mark.parametrize("types", [[0, 3, 4, 9], [V - 1], []])
-def test_sampled_loss_and_gradients_equal_its_definition(types: list[int]) -> None:
-    features, weight, bias = tensors = leaves()
-    targets = torch.randint(V, (COUNT,))
-    sampled, chances = torch.tensor(types, dtype=torch.int64), torch.linspace(0.2, 0.9, len(types))
+def test_sampled_loss_and_gradients_equal_its_definition(types: list[int], device: str) -> None:
+    features, weight, bias = tensors = leaves(device)
+    targets = torch.randint(V, (COUNT,), device=device)
+    sampled = torch.tensor(types, dtype=torch.int64, device=device)
+    chances = torch.linspace(0.2, 0.9, len(types), device=device)
 
     class Drawn(Sampler):
         def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
             return sampled, chances
 
-    value = sampled_cross_entropy(features, weight, bias, targets, Drawn(V, 4, torch.device("cpu")))
+    value = sampled_cross_entropy(features, weight, bias, targets, Drawn(V, 4, torch.device(device)))
 
     logits = features @ weight.t() + bias
     right = logits.gather(1, targets[:, None])

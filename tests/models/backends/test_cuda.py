@@ -21,7 +21,7 @@ from models.decoding.completion import Completion, GenerationParams
 from models.decoding.sampling import Draw, SamplingParams, inverse_cdf, next_token_probabilities, sample
 from models.network import LanguageModel
 from models.text.tokenizer import Tokenizer
-from tests.tiny import random_ids, tiny_model, tiny_tokenizer
+from tests.tiny import every_device, needs_gpu, random_ids, tiny_model, tiny_tokenizer
 
 VOCABULARY = 150
 SIZES = (8, 64)
@@ -34,10 +34,6 @@ def shaped(cell: Cell = "lstm") -> LanguageModel:
 def random_states(model: LanguageModel, rows: int, device: str = "cpu") -> Tensor:
     states = torch.rand(rows, model.config.state_layout.size, generator=torch.Generator().manual_seed(5)) - 0.5
     return states.to(device)
-
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 
 
 # Cutting a batch, and the sizes that may be used
