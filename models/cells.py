@@ -1,8 +1,14 @@
-"""The recurrent cells, for one token of each row, once the matrix products are made."""
+"""The recurrent cells: what each one computes for a token of every row, and the table of all of them.
+
+A new cell is a function here, an entry of `CELLS`, and its name in `models.config.Cell`.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from models.config import Cell
 
@@ -19,8 +25,8 @@ def lstm(x: Tensor, h: Tensor, state: State, _peepholes: Tensor | None = None) -
 
 
 def lstm_peephole(x: Tensor, h: Tensor, state: State, peepholes: Tensor | None = None) -> State:
-    """Gates that see the cell: input and forget gate the one before, the output gate the new one (Gers & Schmidhuber
-    2000, equations 1 to 4). x, h: as for `lstm`. peepholes: (3, H), of i, f, o."""
+    """An LSTM whose gates see the cell: the input and forget gates see its value before the token, the output gate its
+    new value (Gers & Schmidhuber 2000, equations 1 to 4). x, h: as for `lstm`. peepholes: (3, H), of i, f, o."""
     assert peepholes is not None
     to_input, to_forget, to_output = peepholes.unbind()
     i, f, g, o = (x + h).chunk(4, dim=1)
@@ -40,4 +46,35 @@ def rnn(x: Tensor, h: Tensor, _state: State, _peepholes: Tensor | None = None) -
     return ((x + h).tanh(),)
 
 
-CELLS: dict[Cell, Step] = {"lstm": lstm, "lstm_peephole": lstm_peephole, "gru": gru, "rnn": rnn}
+class PeepholeLSTM(nn.LSTM):
+    """The weights of a layer with peepholes. Their names are torch's but for `weight_peephole`."""
+
+    def __init__(self, inputs: int, hidden: int, batch_first: bool) -> None:
+        super().__init__(inputs, hidden, batch_first=batch_first)
+        self.weight_peephole = nn.Parameter(torch.empty(3, hidden).uniform_(-(hidden**-0.5), hidden**-0.5))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What differs between layers of one cell and of another.
+
+    gates: blocks of H rows in the weights. weights: the module that holds the weights of a layer. fused: torch's
+    function that runs a whole layer, which nn.LSTM and its kin call, and which takes weights that are not parameters;
+    None: the layer is run token by token with `step`. has_forget_gate: the second gate is a forget gate, whose bias
+    can be set.
+    """
+
+    step: Step
+    gates: int
+    weights: Callable[..., nn.RNNBase]
+    fused: Callable[..., Any] | None = None
+    has_forget_gate: bool = False
+
+
+CELLS: dict[Cell, Kind] = {
+    "rnn": Kind(rnn, 1, nn.RNN, torch.rnn_tanh),
+    "gru": Kind(gru, 3, nn.GRU, torch.gru),
+    "lstm": Kind(lstm, 4, nn.LSTM, torch.lstm, has_forget_gate=True),
+    "lstm_peephole": Kind(lstm_peephole, 4, PeepholeLSTM, has_forget_gate=True),
+}
+"""Every `models.config.Cell`, in its order."""

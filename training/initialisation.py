@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint.format import Checkpoint
-from models.network import LanguageModel, LayerWeights
+from models.encoder import LayerWeights
+from models.network import LanguageModel
 from models.text.tokenizer import Tokenizer
 
 Initialisation = Literal["uniform", "xavier", "he", "orthogonal"]

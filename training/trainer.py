@@ -102,7 +102,7 @@ class Trainer:
         if (directory / START).is_file():
             self._set_weights(load_file(directory / START))
         self.model.to(self.device)
-        accelerate(self.model)
+        accelerate(self.model.encoder)
         self.dtype = resolve_precision(config.precision, self.device)
         self._loss = group.wrapped(WindowLoss(self.model, config, self.dtype))
         self._optimizer = make_optimizer(self.model, config.optimizer, config.weight_decay)

@@ -52,7 +52,7 @@ class TorchNetwork:
         for layer, parts in zip(self._model.layer_weights(), self._config.state_layout.split(state), strict=True):
             from_input = self._linear(x, layer.from_input, layer.input_bias)
             from_hidden = self._linear(parts[0], layer.from_hidden, layer.hidden_bias)
-            new = CELLS[self._config.cell](from_input, from_hidden, parts, layer.peepholes)
+            new = CELLS[self._config.cell].step(from_input, from_hidden, parts, layer.peepholes)
             layers.append(new)
             x = new[0]
         return self._project(x), self._config.state_layout.join(layers)

@@ -1,10 +1,10 @@
 """The native kernels that train (kernels.cpp): an LSTM layer, products, dropout; for processors with AVX-512 bfloat16.
 
-An extension of their own, handed to a network by `accelerate`; `models` knows nothing of them.
+They are an extension of their own. `accelerate` sets them on an encoder; `models` knows nothing of them.
 """
 
 from models.backends.native.library import INT, INT64, POINTER, UINT64, load_library
-from models.network import LanguageModel
+from models.encoder import Encoder
 
 # As in kernels.cpp. Functions that a processor without AVX-512 does not have are in the second table.
 _ALWAYS = {"carousel_trains": (INT,)}
@@ -29,8 +29,8 @@ def trains() -> bool:
     return library is not None and bool(library.carousel_trains())
 
 
-def accelerate(model: LanguageModel) -> None:
-    """Let a network run its LSTM layers by our kernels wherever they can: see `models.network.LayerKernel`."""
+def accelerate(encoder: Encoder) -> None:
+    """Makes an encoder run its LSTM layers by our kernels wherever they can: see `models.encoder.LayerKernel`."""
     from training.kernels import lstm
 
-    model.layer_kernel = lstm
+    encoder.layer_kernel = lstm

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.cells import State, Step, gru, lstm, rnn
-from models.network import LayerWeights
+from models.encoder import LayerWeights
 from training.initialisation import Initialisation, fill_layer
 
 Kind = Literal["rnn-tanh", "rnn-relu", "gru", "lstm"]

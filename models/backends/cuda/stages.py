@@ -176,7 +176,7 @@ class Block:
         layers = []
         for layer, parts in zip(self._weights.layers, self._layout.split(self.state), strict=True):
             from_input, from_hidden, peepholes = layer
-            new = CELLS[self._weights.config.cell](from_input(x), from_hidden(parts[0]), parts, peepholes)
+            new = CELLS[self._weights.config.cell].step(from_input(x), from_hidden(parts[0]), parts, peepholes)
             layers.append(new)
             x = new[0]
         torch.where(self.alive[:, None], self._layout.join(layers), self.state, out=self.state)

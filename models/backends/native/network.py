@@ -14,7 +14,8 @@ from models.backends.native import FEATURES, feature_bits, library, pointer
 from models.config import NetworkConfig
 from models.decoding.completion import Completion
 from models.decoding.sampling import Draw, SamplingParams, adjust_logits
-from models.network import LanguageModel, LayerWeights
+from models.encoder import LayerWeights
+from models.network import LanguageModel
 
 _TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
 # As the structs in sampling.h and decoding.h.
