@@ -5,14 +5,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from app.engine.engine import Engine
 from app.engine.runner import Runner
 from app.errors import UnknownModelError, shown
 from app.metrics import Metrics
 from app.settings import Settings
-from models.backends.load import load_inference
+from models.backends.load import gpu_available, load_inference
 from models.checkpoint.format import Checkpoint, CheckpointError, find_checkpoints, load_checkpoint
 from models.process import cores
 from models.words.next_words import WordIndex, WordPieces
@@ -86,9 +84,7 @@ def load_registry(settings: Settings, metrics: Metrics) -> Registry:
             refused.append(error)
             continue
         models[name] = ServedModel(checkpoint, _engine(checkpoint, device, settings, metrics))
-        logger.info(
-            "loaded %s: %d parameters, %s", name, checkpoint.model.num_parameters(), models[name].engine.backend
-        )
+        logger.info("loaded %s: %d parameters, %s", name, checkpoint.config.num_parameters, models[name].engine.backend)
     if default not in models:
         reason = next((str(error) for error in refused if error.path.parent.name == default), "there is no such folder")
         raise StartupError(f"the default model {default!r} cannot be served: {reason}")
@@ -110,7 +106,6 @@ def load_model(settings: Settings, name: str | None, metrics: Metrics) -> Served
 
 def _prepare(settings: Settings) -> tuple[str, dict[str, Path]]:
     """The device, and the folders of checkpoints by name."""
-    torch.set_num_threads(settings.threads or cores())
     found = {path.name: path for path in find_checkpoints(settings.checkpoints)}
     if not found:
         raise StartupError(
@@ -123,12 +118,14 @@ def _prepare(settings: Settings) -> tuple[str, dict[str, Path]]:
 def _engine(checkpoint: Checkpoint, device: str, settings: Settings, metrics: Metrics) -> Engine:
     number_type = None if settings.dtype == "auto" else settings.dtype
     try:
-        network = load_inference(checkpoint.model, device, number_type, settings.threads or cores())
+        network = load_inference(
+            checkpoint.config, checkpoint.weights(), device, number_type, settings.threads or cores()
+        )
     except ValueError as error:
         raise StartupError(f"CAROUSEL_DTYPE: {error}") from None
     return Engine(
         checkpoint.name,
-        Runner(network, checkpoint.model.config, settings.max_rows),
+        Runner(network, checkpoint.config, settings.max_rows),
         metrics,
         settings.max_rows,
         settings.max_requests,
@@ -143,8 +140,8 @@ def _preferred(found: dict[str, Path]) -> str:
 
 def _device(setting: str) -> str:
     if setting == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if setting == "cuda" and not torch.cuda.is_available():
+        return "cuda" if gpu_available() else "cpu"
+    if setting == "cuda" and not gpu_available():
         raise StartupError("CAROUSEL_DEVICE is cuda, but torch finds no GPU; use auto or cpu")
     return setting
 

@@ -8,18 +8,20 @@ The text is cut into 64 streams, each from the zero state and <eos>; every token
 from pathlib import Path
 from typing import Annotated
 
-import torch
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from models.arrays import Array
 from models.backends.base import InferenceNetwork
 from models.backends.load import load_inference
 from models.checkpoint.format import load_checkpoint
 from models.config import NUMBER_TYPES
 from models.decoding.scoring import perplexity
 from models.documents.text import read_text
+from models.process import cores
 
 STREAMS, WINDOW = 64, 64
 
@@ -34,13 +36,12 @@ def main(
     loaded = load_checkpoint(checkpoint)
     ids = [i for text in texts for i in loaded.tokenizer.encode_document(read_text(text, unwrap))][:tokens]
     length = len(ids) // STREAMS
-    stream = torch.tensor([loaded.tokenizer.eos_id, *ids])
-    positions = torch.arange(STREAMS)[:, None] * length + torch.arange(length)
-    size = loaded.model.config.state_layout.size
+    stream = np.array([loaded.tokenizer.eos_id, *ids])
+    positions = np.arange(STREAMS)[:, None] * length + np.arange(length)
     results: dict[str, float] = {}
     for number_type in track(NUMBER_TYPES, "predicting", console=Console(stderr=True)):
-        network = load_inference(loaded.model, "cpu", number_type, torch.get_num_threads())
-        results[number_type] = _logprob(network, stream[positions], stream[positions + 1], size)
+        network = load_inference(loaded.config, loaded.weights(), "cpu", number_type, cores())
+        results[number_type] = _logprob(network, stream[positions], stream[positions + 1])
     count = STREAMS * length
     reference = perplexity(results["float32"], count) or 0.0
     table = Table("number type", "perplexity", "against float32", title=f"{checkpoint.name}, {count:,} tokens")
@@ -50,15 +51,15 @@ def main(
     Console().print(table)
 
 
-def _logprob(network: InferenceNetwork, inputs: torch.Tensor, targets: torch.Tensor, state_size: int) -> float:
+def _logprob(network: InferenceNetwork, inputs: Array, targets: Array) -> float:
     """Sum over all targets, in nats. inputs, targets: (B, T)."""
-    states, slots = torch.zeros(len(inputs), state_size), torch.arange(len(inputs))
+    states, slots = network.zeros(len(inputs)), np.arange(len(inputs))
     total = 0.0
     for start in range(0, inputs.shape[1], WINDOW):
         window = slice(start, start + WINDOW)
         features = network.run(inputs[:, window], states, slots)
-        logprobs, _ = network.score(features.flatten(0, 1), targets[:, window].flatten())
-        total += logprobs.double().sum().item()
+        logprobs, _ = network.score(features.reshape(-1, features.shape[2]), targets[:, window].flatten())
+        total += float(logprobs.sum(dtype=np.float64))
     return total
 
 

@@ -1,6 +1,8 @@
 """The shape of a network, as a value that a checkpoint stores. No tensors here."""
 
+import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from models.state import StateLayout
@@ -12,6 +14,12 @@ NumberType = Literal["float32", "bfloat16", "int8"]
 """Of weights, as they are stored and as they are multiplied."""
 
 NUMBER_TYPES: tuple[NumberType, ...] = get_args(NumberType)
+
+Task = Literal["language_model"]
+"""What a checkpoint's network is for."""
+
+GATES: dict[Cell, int] = {"rnn": 1, "gru": 3, "lstm": 4, "lstm_peephole": 4}
+"""Blocks of rows of a recurrent layer's matrices, each as high as the layer is wide."""
 
 MAX_SIZE = 1 << 24
 """No width or vocabulary is larger: a configuration that says so is damaged."""
@@ -75,6 +83,34 @@ class NetworkConfig:
     @property
     def state_layout(self) -> StateLayout:
         return StateLayout(self.hidden_sizes, has_cell=self.cell in ("lstm", "lstm_peephole"))
+
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor that a checkpoint stores; a tied matrix is the embedding's alone."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        if not self.one_hot:
+            shapes["embedding.weight"] = (self.vocabulary_size, self.embedding_size)
+        widths = (self.embedding_size, *self.hidden_sizes)
+        for depth, (inputs, hidden) in enumerate(pairwise(widths)):
+            rows = GATES[self.cell] * hidden
+            shapes |= {f"layers.{depth}.weight_ih_l0": (rows, inputs), f"layers.{depth}.weight_hh_l0": (rows, hidden)}
+            shapes |= {f"layers.{depth}.bias_ih_l0": (rows,), f"layers.{depth}.bias_hh_l0": (rows,)}
+            if self.cell == "lstm_peephole":
+                shapes[f"layers.{depth}.weight_peephole"] = (3, hidden)
+        if self.projection_size is not None:
+            shapes["projection.weight"] = (self.projection_size, self.hidden_sizes[-1])
+            shapes["projection.bias"] = (self.projection_size,)
+        dense = (self.projection_size or self.hidden_sizes[-1], *self.output_layers)
+        for depth, (inputs, outputs) in enumerate(pairwise(dense)):
+            shapes |= {f"output_layers.{depth}.weight": (outputs, inputs), f"output_layers.{depth}.bias": (outputs,)}
+        if not self.tied:
+            shapes["output.weight"] = (self.vocabulary_size, self.feature_size)
+        return shapes | {"output.bias": (self.vocabulary_size,)}
+
+    @property
+    def num_parameters(self) -> int:
+        """Distinct numbers that are learned; a tied matrix counts once."""
+        return sum(math.prod(shape) for shape in self.weight_shapes.values())
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"hidden_sizes": list(self.hidden_sizes), "output_layers": list(self.output_layers)}

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from models.arrays import Array
 from models.config import Cell, NetworkConfig
-from models.network import LanguageModel
+from models.network import LanguageModel, to_arrays
 from models.text.levels import Level
 from models.text.tokenizer import Tokenizer
 
@@ -65,6 +66,11 @@ def tiny_model(
                     parameter.mul_(4.0)
             model.output.bias.normal_()
     return model.eval().requires_grad_(False)
+
+
+def parts(model: LanguageModel) -> tuple[NetworkConfig, dict[str, Array]]:
+    """What a backend is made from."""
+    return model.config, to_arrays(model)
 
 
 def random_ids(*shape: int, vocabulary_size: int = 12, seed: int = 0) -> torch.Tensor:

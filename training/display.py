@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from models.decoding.completion import GenerationParams, generate
+from models.decoding.completion import GenerationParams
+from models.decoding.reference import generate
 from models.decoding.sampling import SamplingParams
 from models.network import LanguageModel
 from models.text.tokenizer import Tokenizer

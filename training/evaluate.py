@@ -18,7 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from models.decoding.scoring import bits_per_character, perplexity, score_sequences, token_logprobs
+from models.decoding.reference import score_sequences, token_logprobs
+from models.decoding.scoring import bits_per_character, perplexity
 from models.network import LanguageModel
 from models.text.tokenizer import Tokenizer
 from models.words.speller import Speller

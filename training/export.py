@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from models.checkpoint.format import SPELLER, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint, update_about
 from models.config import NumberType
-from models.decoding.completion import GenerationParams, generate
+from models.decoding.completion import GenerationParams
+from models.decoding.reference import generate
 from models.decoding.sampling import SamplingParams
 from models.network import LanguageModel
 from models.words.speller import Speller
@@ -152,7 +153,7 @@ def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:
 
 def _speller_facts(speller: Speller | None) -> dict[str, int | None]:
     return {
-        "speller_parameters": speller.model.num_parameters() if speller else None,
+        "speller_parameters": speller.config.num_parameters if speller else None,
         "lexicon": len(speller.lexicon) if speller and speller.lexicon else None,
     }
 

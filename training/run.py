@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from models.checkpoint.format import Checkpoint, pack_speller, read_speller
+from models.checkpoint.format import Checkpoint
+from models.checkpoint.speller import pack_speller, unpack_speller
 from models.config import NetworkConfig, NumberType
 from models.documents.text import CorpusError, Document, pieces, size
 from models.text.tokenizer import Tokenizer
@@ -290,7 +291,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def save_speller(speller: Speller, path: Path) -> None:
     """Beside it, the network that it is of."""
-    replace_file(path.with_suffix(".json"), json.dumps(speller.model.config.to_json()).encode())
+    replace_file(path.with_suffix(".json"), json.dumps(speller.config.to_json()).encode())
     replace_file(path, pack_speller(speller))
 
 
@@ -299,7 +300,7 @@ def load_speller(path: Path) -> Speller | None:
     if not path.is_file():
         return None
     network = NetworkConfig.from_json(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-    return read_speller(path, path.read_bytes(), network)
+    return unpack_speller(path.read_bytes(), network)
 
 
 def check_writable(directories: Sequence[Path]) -> None:

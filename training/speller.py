@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.config import NetworkConfig
-from models.network import LanguageModel
+from models.network import LanguageModel, to_arrays
 from models.words.lexicon import Lexicon
 from models.words.speller import END, VOCABULARY_SIZE, Speller
 from training.data.batching import mix
@@ -48,8 +48,9 @@ def train_speller(
         raise ValueError(f"{len(unknown)} words outside the vocabulary are too few to learn spelling from")
     learned = _encoded(unknown)
     lexicon = _commonest({word.decode(): unknown[word.decode()] for word in learned})
-    bytes_alone = Speller(_train_network(learned, seed, on_step))
-    return Speller(bytes_alone.model, lexicon, share_of_lexicon(bytes_alone, lexicon, held_out))
+    model = _train_network(learned, seed, on_step)
+    bytes_alone = Speller(model.config, to_arrays(model))
+    return bytes_alone.with_lexicon(lexicon, share_of_lexicon(bytes_alone, lexicon, held_out))
 
 
 def adapted_speller(speller: Speller, unknown: Mapping[str, int], held_out: Mapping[str, int]) -> Speller:
@@ -63,7 +64,8 @@ def adapted_speller(speller: Speller, unknown: Mapping[str, int], held_out: Mapp
     if not counts:
         return speller
     lexicon = _commonest(counts)
-    return Speller(speller.model, lexicon, share_of_lexicon(Speller(speller.model), lexicon, held_out))
+    bytes_alone = speller.with_lexicon(None, 0.0)
+    return bytes_alone.with_lexicon(lexicon, share_of_lexicon(bytes_alone, lexicon, held_out))
 
 
 def _commonest(counts: Mapping[str, int]) -> Lexicon:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.config import NetworkConfig
-from models.decoding.scoring import token_logprobs
+from models.decoding.reference import token_logprobs
 from models.network import LanguageModel
 from models.process import release_memory
 from training.config import TrainingConfig, resolve_precision

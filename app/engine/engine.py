@@ -13,14 +13,13 @@ from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Many
 from contextlib import aclosing, suppress
 
-import torch
-
 from app.engine.prefixes import cache_keys
 from app.engine.runner import Runner
 from app.engine.scheduler import Row, Scheduler
 from app.engine.sequence import Progress, Request, Sequence
 from app.errors import DeadlineError, InternalError, OverloadedError, ServiceError, UnavailableError
 from app.metrics import Metrics
+from models.backends.base import Own
 from models.decoding.completion import Completion
 
 logger = logging.getLogger("carousel.engine")
@@ -49,6 +48,7 @@ class Engine:
     ) -> None:
         self.name = name
         self.backend = runner.backend
+        self.host = runner.host
         self._runner = runner
         self._metrics = metrics.of(name)
         self._scheduler = Scheduler(max_rows, prompt_tokens_per_step, runner.longest_feed)
@@ -86,6 +86,8 @@ class Engine:
         Raises `OverloadedError` before anything is done, `DeadlineError` or `UnavailableError` on the way.
         """
         loop = asyncio.get_running_loop()
+        for sequence in sequences:
+            sequence.plan(self._runner.samples)
         request = Request(list(sequences), time.monotonic() + timeout_seconds, loop, followed)
         self._submit(request)
         ended = False
@@ -177,18 +179,17 @@ class Engine:
         Returns the rows it did something for.
         """
         worked_on = list(admitted)
-        told = [self._runner.start([row.sequence for row in admitted])] if admitted else []
+        sampling = self._runner.start([row.sequence for row in admitted]) if admitted else []
         chunks = self._scheduler.prompt_chunks()
         if chunks:
-            told.append(self._runner.consume([(row.sequence, length) for row, length in chunks]))
+            sampling += self._runner.consume([(row.sequence, length) for row, length in chunks])
             for row, _ in chunks:
                 self._remember(row.sequence)
             self._metrics.prompt_tokens.inc(sum(length for _, length in chunks))
             worked_on += [row for row, _ in chunks]
         by_sequence = {id(row.sequence): row for row in worked_on}
-        drawing = [by_sequence[id(sequence)] for sequences, _ in told for sequence in sequences]
-        if drawing:
-            self._draw(drawing, torch.cat([logits for _, logits in told]))
+        for sequences, logits in sampling:
+            self._draw([by_sequence[id(sequence)] for sequence in sequences], logits)
         return list(by_sequence.values())
 
     def _generate(self) -> list[Row]:
@@ -235,7 +236,7 @@ class Engine:
         if key is not None and sequence.consumed != sequence.cached:
             self._cache.keep(key, self._runner.state_of(sequence))
 
-    def _draw(self, rows: list[Row], logits: torch.Tensor) -> None:
+    def _draw(self, rows: list[Row], logits: Own) -> None:
         """Draw the next token of rows. logits: (B, V)."""
         drawn = self._runner.draw([row.sequence for row in rows], logits)
         for row, (token_id, score) in zip(rows, drawn, strict=True):

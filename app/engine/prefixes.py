@@ -10,10 +10,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 
-import torch
-from torch import Tensor
-
 from app.engine.sequence import Sequence
+from models.backends.base import Own
 
 CACHE_EVERY = 64
 """Tokens between the states that are cached of a long prompt; its end is cached too."""
@@ -87,23 +85,23 @@ class PrefixCache:
     """States of prompts by their tokens; when there is no room the least recently used goes.
 
     Prompts start from the zero state. Keys are digests of the tokens: 16 bytes, so two prompts never meet. States lie
-    in one tensor: pieces of memory that come and go one by one would cost several times what they hold.
+    in one array: pieces of memory that come and go one by one would cost several times what they hold.
     """
 
-    def __init__(self, max_bytes: int, state_size: int, device: torch.device) -> None:
-        """state_size: S, the number of floats in a state."""
-        self._states = torch.empty(max_bytes // (4 * state_size), state_size, device=device)
+    def __init__(self, states: Own) -> None:
+        """states: where to keep them, (as many as there is room for, S)."""
+        self._states = states
         self._rows: OrderedDict[bytes, int] = OrderedDict()
 
-    def find(self, keys: Mapping[int, bytes]) -> tuple[int, Tensor | None]:
+    def find(self, keys: Mapping[int, bytes]) -> tuple[int, Own | None]:
         """(number of tokens, a copy of the state after them) for the longest known beginning, else (0, None)."""
         for length in sorted(keys, reverse=True):
             if (row := self._rows.get(keys[length])) is not None:
                 self._rows.move_to_end(keys[length])
-                return length, self._states[row].clone()
+                return length, self._states[[row]][0]  # a list as an index makes a copy
         return 0, None
 
-    def keep(self, key: bytes, state: Tensor) -> None:
+    def keep(self, key: bytes, state: Own) -> None:
         """Remember a state, (S,)."""
         if not len(self._states):
             return

@@ -1,13 +1,16 @@
-"""The tensors of serving: the states of all rows, the batched passes through the network, and the draws."""
+"""The arrays of serving: the states of all rows, the batched passes through the network, and the samples."""
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from app.engine.prefixes import PrefixCache
 from app.engine.sequence import Sequence
-from models.backends.base import InferenceNetwork
+from models.backends.base import InferenceNetwork, Own
 from models.config import NetworkConfig
-from models.decoding.scoring import BLOCK_ELEMENTS, TokenScore, score_targets
+from models.decoding.sampling import sample_rows
+from models.decoding.scoring import BLOCK_ELEMENTS, TokenScore, log_softmax
+
+Batch = tuple[list[Sequence], Own]
+"""Sequences that sample their next token, and its logits, (B, V)."""
 
 
 class Runner:
@@ -15,87 +18,82 @@ class Runner:
 
     def __init__(self, network: InferenceNetwork, config: NetworkConfig, max_rows: int) -> None:
         self._network = network
-        self._states = config.state_layout.zeros(max_rows, network.device)  # (max_rows, S)
-        self._none = torch.empty(0, config.vocabulary_size, device=network.device)  # logits of no rows
+        self._states = network.zeros(max_rows)  # (max_rows, S)
         self._block_rows = max(1, BLOCK_ELEMENTS // config.vocabulary_size)
 
-    @property
-    def backend(self) -> str:
-        """Device and number type, as answers report them."""
-        return self._network.backend
+        self.backend = network.backend
+        self.longest_feed = network.longest_feed
+        self.samples = network.samples
+        self.host = network.host
 
-    @torch.inference_mode()
-    def start(self, sequences: list[Sequence]) -> tuple[list[Sequence], Tensor]:
-        """Put first states into the rows of sequences; a given state may say something before any input.
+    def start(self, sequences: list[Sequence]) -> list[Batch]:
+        """Put first states into the rows of sequences; a restored state may be scored or sampled before any input.
 
         Returns as `consume` does.
         """
         zero = [sequence.slot for sequence in sequences if sequence.state is None]
         if zero:
             self._states[zero] = 0.0
-        given = [sequence for sequence in sequences if sequence.state is not None]
-        if given:
-            first = torch.stack([sequence.state for sequence in given if sequence.state is not None])
-            self._states[[sequence.slot for sequence in given]] = first.to(self._network.device)
-        telling = [s for s in given if not s.pending or s.next_target() is not None]
-        if not telling:
-            return [], self._none
-        slots = torch.tensor([sequence.slot for sequence in telling])
-        return self._tell(telling, self._network.readout(self._states, slots)[:, None], [0] * len(telling))
+        restored = [sequence for sequence in sequences if sequence.state is not None]
+        for sequence in restored:
+            self._states[sequence.slot] = self._network.own(sequence.state)
+        ready = [s for s in restored if not s.pending or s.next_target() is not None]
+        if not ready:
+            return []
+        slots = np.array([sequence.slot for sequence in ready])
+        return self._collect_results(ready, self._network.readout(self._states, slots)[:, None], [0] * len(ready))
 
-    @torch.inference_mode()
-    def consume(self, chunks: list[tuple[Sequence, int]]) -> tuple[list[Sequence], Tensor]:
+    def consume(self, chunks: list[tuple[Sequence, int]]) -> list[Batch]:
         """Run the next inputs of sequences, the longest chunk first, and score their targets.
 
-        Returns the sequences that have now consumed all inputs and are to go on, and the logits after the last input.
+        Returns the sequences that have now consumed all inputs and go on, with the logits after the last input; none
+        or one batch.
         """
         sequences, lengths = [sequence for sequence, _ in chunks], [length for _, length in chunks]
-        ids = torch.zeros(len(chunks), lengths[0], dtype=torch.int64)
+        ids = np.zeros((len(chunks), lengths[0]), np.int64)
         for row, (sequence, length) in zip(ids, chunks, strict=True):
-            row[:length] = torch.tensor(sequence.inputs[sequence.consumed : sequence.consumed + length])
-        slots = torch.tensor([sequence.slot for sequence in sequences])
+            row[:length] = sequence.inputs[sequence.consumed : sequence.consumed + length]
+        slots = np.array([sequence.slot for sequence in sequences])
         features = self._network.run(ids, self._states, slots, lengths)
         for sequence, length in chunks:
             sequence.consumed += length
-        return self._tell(sequences, features, [1 - length for length in lengths])
+        return self._collect_results(sequences, features, [1 - length for length in lengths])
 
-    def _tell(self, sequences: list[Sequence], features: Tensor, first: list[int]) -> tuple[list[Sequence], Tensor]:
-        """What features[b, t], (B, T, P), say: they predict target `consumed + first[b] + t`."""
+    def _collect_results(self, sequences: list[Sequence], features: Own, first: list[int]) -> list[Batch]:
+        """Scores, saves states, returns logits of the sequences that sample.
+
+        features: (B, T, P); those at [b, t] predict target `consumed + first[b] + t` of sequence b.
+        """
         self._score(sequences, features, first)
         done = [row for row, sequence in enumerate(sequences) if not sequence.pending]
         for row in done:
             if sequences[row].keep_state:
                 sequences[row].final_state = self.state_of(sequences[row])
-        last = {row: features[row, -first[row]] for row in done}
+
+        def logits(rows: list[int]) -> Own:
+            """After the last input of the rows."""
+            return self._network.logits(features[rows, [-first[row] for row in rows]])
+
         asked = [row for row in done if sequences[row].keep_logprobs]
         if asked:
-            logprobs = torch.log_softmax(self._network.logits(torch.stack([last[row] for row in asked])), dim=-1)
+            logprobs = log_softmax(self._network.host(logits(asked)))
             for row, distribution in zip(asked, logprobs, strict=True):
                 sequences[row].logprobs = distribution
-        drawing = [row for row in done if sequences[row].generating]
-        if not drawing:
-            return [], self._none
-        return [sequences[row] for row in drawing], self._network.logits(torch.stack([last[row] for row in drawing]))
+        sampling = [row for row in done if sequences[row].generating]
+        return [([sequences[row] for row in sampling], logits(sampling))] if sampling else []
 
-    @torch.inference_mode()
-    def step(self, sequences: list[Sequence]) -> Tensor:
-        """Consume the last drawn token of each sequence; returns the logits of the next one, (B, V)."""
-        last = torch.tensor([[s.completion.token_ids[-1]] for s in sequences if s.completion])
-        slots = torch.tensor([sequence.slot for sequence in sequences])
+    def step(self, sequences: list[Sequence]) -> Own:
+        """Consume the last sampled token of each sequence; returns the logits of the next one, (B, V)."""
+        last = np.array([[s.completion.token_ids[-1]] for s in sequences if s.completion])
+        slots = np.array([sequence.slot for sequence in sequences])
         return self._network.logits(self._network.run(last, self._states, slots)[:, -1])
 
     def cache(self, max_bytes: int) -> PrefixCache:
         """An empty cache of states of this network."""
-        return PrefixCache(max_bytes, self._states.shape[1], self._network.device)
+        bytes_per_state = 4 * self._states.shape[1]
+        return PrefixCache(self._network.zeros(max_bytes // bytes_per_state))
 
-    @property
-    def longest_feed(self) -> int:
-        """Most inputs that `decode` runs of a sequence before its first draw."""
-        return self._network.longest_feed
-
-    def decode(
-        self, sequences: list[Sequence], seconds: float
-    ) -> tuple[list[list[int]], list[tuple[Sequence, Tensor]]]:
+    def decode(self, sequences: list[Sequence], seconds: float) -> tuple[list[list[int]], list[tuple[Sequence, Own]]]:
         """What inputs are left of sequences, then their next tokens: as many as `seconds` allow.
 
         Returns the tokens, and the state before the last input of each sequence that came by it with others.
@@ -107,7 +105,7 @@ class Runner:
             feeds.append(sequence.inputs[sequence.consumed :] or sequence.completion.token_ids[-1:])
         slots = [sequence.slot for sequence in sequences]
         prompts = [row for row, feed in enumerate(feeds) if len(feed) > 1]
-        before_last = torch.empty(len(feeds), self._states.shape[1]) if prompts else None
+        before_last = self._network.zeros(len(feeds)) if prompts else None
         results = self._network.decode(completions, feeds, self._states, slots, seconds, before_last)
         for sequence, (consumed, _) in zip(sequences, results, strict=True):
             if sequence.pending:
@@ -117,30 +115,29 @@ class Runner:
             passed = [(sequences[row], before_last[row]) for row in prompts if not sequences[row].pending]
         return [token_ids for _, token_ids in results], passed
 
-    def state_of(self, sequence: Sequence) -> Tensor:
+    def state_of(self, sequence: Sequence) -> Own:
         """A copy of a sequence's state as it is: (S,)."""
-        return self._states[sequence.slot].clone()
+        return self._states[[sequence.slot]][0]
 
-    @torch.inference_mode()
-    def draw(self, sequences: list[Sequence], logits: Tensor) -> list[tuple[int, TokenScore | None]]:
+    def draw(self, sequences: list[Sequence], logits: Own) -> list[tuple[int, TokenScore | None]]:
         """The next token of each sequence, with its score where that is reported. logits: (B, V)."""
         reported = [row for row, s in enumerate(sequences) if s.report_tokens]
         own_logits = logits[reported]  # a copy: sampling may overwrite
-        token_ids = self._network.sample(logits, [s.completion.next_draw() for s in sequences if s.completion])
+        draws = [s.completion.next_draw() for s in sequences if s.completion]
+        token_ids = sample_rows(self._network, logits, draws)
         scores: list[TokenScore | None] = [None] * len(sequences)
         if reported:
             tops = [sequences[row].top for row in reported]
-            drawn = _cut(score_targets(own_logits, [token_ids[row] for row in reported], max(tops)), tops)
-            for row, score in zip(reported, drawn, strict=True):
+            scores_of_reported = self._network.score_logits(own_logits, [token_ids[row] for row in reported], max(tops))
+            for row, score in zip(reported, _cut(scores_of_reported, tops), strict=True):
                 scores[row] = score
         return list(zip(token_ids, scores, strict=True))
 
-    def _score(self, sequences: list[Sequence], features: Tensor, first: list[int]) -> None:
+    def _score(self, sequences: list[Sequence], features: Own, first: list[int]) -> None:
         """Score the targets that features predict, in blocks; only alternatives need the (N, V) logits."""
-        width = features.shape[1]
-        flat = features.flatten(0, 1)  # (B * T, P)
         for with_top in (False, True):
-            places: list[int] = []
+            rows: list[int] = []
+            times: list[int] = []
             targets: list[int] = []
             owners: list[Sequence] = []
             for row, sequence in enumerate(sequences):
@@ -148,23 +145,26 @@ class Runner:
                     begin = sequence.consumed + first[row]
                     for t, target in enumerate(sequence.targets[begin : sequence.consumed + 1]):
                         if target is not None:
-                            places.append(row * width + t)
+                            rows.append(row)
+                            times.append(t)
                             targets.append(target)
                             owners.append(sequence)
-            for start in range(0, len(places), self._block_rows):
+            for start in range(0, len(rows), self._block_rows):
                 block = slice(start, start + self._block_rows)
-                scores = self._token_scores(flat[places[block]], targets[block], [s.top for s in owners[block]])
+                scores = self._token_scores(
+                    features[rows[block], times[block]], targets[block], [s.top for s in owners[block]]
+                )
                 for sequence, score in zip(owners[block], scores, strict=True):
                     sequence.scores.append(score)
 
-    def _token_scores(self, features: Tensor, targets: list[int], tops: list[int]) -> list[TokenScore]:
+    def _token_scores(self, features: Own, targets: list[int], tops: list[int]) -> list[TokenScore]:
         """Scores of one target a row. features: (N, P); tops: alternatives wanted for each, all 0 or none."""
-        logprobs, ranks = self._network.score(features, torch.tensor(targets))
+        logprobs, ranks = self._network.score(features, np.array(targets))
         scores = list(map(TokenScore, targets, logprobs.tolist(), ranks.tolist()))
         if not any(tops):
             return scores
         # A token's number is the same to the last bit whether alternatives are wanted or not, and among them.
-        found = _cut(score_targets(self._network.logits(features), targets, max(tops)), tops)
+        found = _cut(self._network.score_logits(self._network.logits(features), targets, max(tops)), tops)
         return [
             score._replace(top=tuple((i, score.logprob if i == score.token_id else value) for i, value in more.top))
             for score, more in zip(scores, found, strict=True)

@@ -3,11 +3,11 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
+from models.arrays import Array
+from models.backends.base import Own
 from models.decoding.completion import Completion
 from models.decoding.scoring import TokenScore
 
@@ -27,7 +27,7 @@ class Sequence:
     top: int = 0
     completion: Completion | None = None
     report_tokens: bool = False
-    state: Tensor | None = None
+    state: Own | None = None
     keep_state: bool = False
     keep_logprobs: bool = False
     parent: "Sequence | None" = None
@@ -38,8 +38,8 @@ class Sequence:
     """Of the targets."""
     drawn_scores: list[TokenScore] = field(default_factory=list)
     """Of the drawn tokens, where they are reported."""
-    final_state: Tensor | None = None
-    logprobs: Tensor | None = None
+    final_state: Own | None = None
+    logprobs: Array | None = None
     timed_from: float = 0.0
     """Since when its tokens are timed, of `time.monotonic`, and …"""
     untimed: int = 0
@@ -54,14 +54,15 @@ class Sequence:
     """Of the sequence in its request."""
     unsent: list["Progress"] = field(default_factory=list)
     """Drawn tokens that a request which is followed has not been told of."""
-    step_by_step: bool = field(init=False)
-    """Whether something has to be looked at between two draws: penalties, what is reported of a token, and, where the
-    state is wanted, whether a stop string has come. Others are drawn several tokens at a time."""
+    step_by_step: bool = False
+    """Whether something has to be done between two samples; other sequences sample several tokens at a time."""
 
-    def __post_init__(self) -> None:
+    def plan(self, samples: Set[str]) -> None:
+        """Set `step_by_step`: whether sampling wants what the network does not do itself (it knows the fields
+        `samples`), or tokens are reported, or the state is wanted and a stop string may come."""
         params = self.completion.params if self.completion else None
         self.step_by_step = params is not None and (
-            params.sampling.adjusts or self.report_tokens or (self.keep_state and bool(params.stop))
+            not params.sampling.wanted <= samples or self.report_tokens or (self.keep_state and bool(params.stop))
         )
 
     @property

@@ -5,8 +5,6 @@ import math
 import time
 import uuid
 
-import torch
-
 from app.engine.sequence import Sequence
 from app.registry import ServedModel
 from app.schemas import NextRequest, NextResponse, NextWord
@@ -69,12 +67,12 @@ async def _find(
             unknown = await asyncio.to_thread(spelled_words, speller, unk, begun, tokenizer, body.top)
         return served.words.find(root.logprobs, begun, body.top, body.punctuation, unknown)
     search = WordSearch(served.pieces, begun, body.top, body.punctuation)
-    search.expand_root(root.logprobs.cpu(), root.final_state)
+    search.expand_root(root.logprobs, root.final_state)
     while nodes := search.frontier():
         steps = [Sequence([node.token_id], state=node.state, keep_state=True, keep_logprobs=True) for node in nodes]
         await served.engine.run(steps, deadline - time.monotonic())
-        logprobs = torch.stack([step.logprobs for step in steps if step.logprobs is not None]).cpu()
-        for node, row, step in zip(nodes, logprobs, steps, strict=True):
-            search.expand(node, row, step.final_state)
+        for node, step in zip(nodes, steps, strict=True):
+            assert step.logprobs is not None
+            search.expand(node, step.logprobs, step.final_state)
         await asyncio.sleep(0)  # let other requests have the event loop between rounds
     return search.result()

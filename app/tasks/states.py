@@ -1,9 +1,8 @@
 """States as requests bring them and answers return them."""
 
-from torch import Tensor
-
 from app.errors import InvalidValueError
 from app.registry import ServedModel
+from models.backends.base import Own
 from models.decoding.saved_state import SavedState, StateError
 
 
@@ -13,14 +12,14 @@ def given_state(text: str | None, served: ServedModel) -> SavedState | None:
         return None
     checkpoint = served.checkpoint
     try:
-        return SavedState.decode(text, checkpoint.model.config.state_layout.size, checkpoint.fingerprint)
+        return SavedState.decode(text, checkpoint.config.state_layout.size, checkpoint.fingerprint)
     except StateError as error:
         invalid = InvalidValueError(f"state: {error}", "state")
         invalid.code = "invalid_state"
         raise invalid from None
 
 
-def returned_state(row: Tensor | None, position: int, at_start: bool, served: ServedModel) -> str:
+def returned_state(row: Own | None, position: int, at_start: bool, served: ServedModel) -> str:
     """A state for the client to keep. row: (S,)."""
     assert row is not None
-    return SavedState(row, position, at_start).encode(served.checkpoint.fingerprint)
+    return SavedState(served.engine.host(row), position, at_start).encode(served.checkpoint.fingerprint)

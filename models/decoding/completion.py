@@ -1,16 +1,11 @@
-"""Completing one text: what ends it, how tokens become text, and the obvious loop that the engine is tested against."""
+"""Completing one text: what ends it, how tokens become text. No network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-import torch
-from torch import Tensor
-
-from models.decoding.sampling import Draw, SamplingParams, sample
-from models.network import LanguageModel
+from models.decoding.sampling import Draw, SamplingParams
 from models.text.tokenizer import TextDecoder, Tokenizer
-from models.text.words import ends_in_space
 
 FinishReason = Literal["length", "stop", "eos"]
 
@@ -78,7 +73,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class Completion:
-    """One completion under way: its tokens and text so far, and whether it has ended. No tensors."""
+    """One completion under way: its tokens and text so far, and whether it has ended."""
 
     def __init__(
         self, params: GenerationParams, tokenizer: Tokenizer, at_start: bool, prompt_ids: Sequence[int], position: int
@@ -196,20 +191,3 @@ class Completion:
 def prompt_inputs(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """What the network consumes before the first token is drawn: the start symbol, then the prompt."""
     return [tokenizer.eos_id, *tokenizer.encode_ids(prompt)]
-
-
-@torch.inference_mode()
-def generate(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: str, params: GenerationParams
-) -> tuple[str, list[int]]:
-    """The obvious loop: one sequence, one token at a time. Returns the completion's text and token ids."""
-    inputs = prompt_inputs(tokenizer, prompt)
-    completion = Completion(params, tokenizer, ends_in_space(prompt), inputs[1:], position=len(inputs))
-    device = model.output.weight.device
-    state: Tensor = model.config.state_layout.zeros(1).to(device)
-    logits, state = model(torch.tensor([inputs], device=device), state)
-    while completion.finish_reason is None:
-        token_id = int(sample(logits[:, -1].cpu(), [completion.next_draw()]))
-        completion.accept(token_id)
-        logits, state = model(torch.tensor([[token_id]], device=device), state)
-    return completion.text, completion.token_ids

@@ -12,8 +12,8 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from models.arrays import Array
 
 STATE_VERSION = 1
 
@@ -34,7 +34,7 @@ class SavedState:
     far is empty or ends in white space, so that the next word needs no space before it.
     """
 
-    row: Tensor
+    row: Array
     position: int
     at_start: bool
 
@@ -43,7 +43,7 @@ class SavedState:
         header = _HEADER.pack(
             STATE_VERSION, _model(fingerprint), _AT_START * self.at_start, self.position, len(self.row)
         )
-        content = header + self.row.cpu().numpy().astype("<f4").tobytes()
+        content = header + self.row.astype("<f4").tobytes()
         return base64.urlsafe_b64encode(content + _checksum(content)).decode().rstrip("=")
 
     @classmethod
@@ -65,8 +65,8 @@ class SavedState:
             raise StateError("is a state of another model")
         if count != size or flags > _AT_START or position >= 1 << 62:
             raise StateError("has a header that no state of this model has")
-        row = torch.from_numpy(np.frombuffer(content[_HEADER.size : -_CHECKSUM_BYTES], dtype="<f4").astype(np.float32))
-        if not row.isfinite().all():
+        row = np.frombuffer(content[_HEADER.size : -_CHECKSUM_BYTES], dtype="<f4").astype(np.float32)
+        if not np.isfinite(row).all():
             raise StateError("holds values that are not finite")
         state = cls(row, position, bool(flags & _AT_START))
         if state.encode(fingerprint) != text:

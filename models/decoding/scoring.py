@@ -1,4 +1,4 @@
-"""How probable a text is: log-probabilities of tokens, and the figures made of them. No HTTP, no files.
+"""How probable a text is: the figures made of log-probabilities of tokens. No network, no HTTP, no files.
 
 Every figure is a pure function of natural-log probabilities and counts; units ride in the names.
 """
@@ -7,60 +7,39 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+import numpy as np
 
-from models.network import LanguageModel
+from models.arrays import Array
 
 BLOCK_ELEMENTS = 1 << 22
 """Logits held at once while scoring."""
 
 
-def token_logprobs(model: LanguageModel, features: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability, in nats, of each target token.
+@np.errstate(all="ignore")
+def log_softmax(logits: Array) -> Array:
+    """Log-probabilities, in nats, of all tokens: (N, V) -> (N, V), in the type of the logits.
 
-    features: (N, P). targets: (N,), int64; targets[i] is the token that features[i] predict.
-    Returns (N,), float32, every entry <= 0. The (N, V) logits are made in blocks of rows.
+    Each row is a function of itself alone: sums are of one row each, in double precision. NaN, where a state from
+    outside has made the network overflow, stays NaN.
     """
-    rows = max(1, BLOCK_ELEMENTS // model.config.vocabulary_size)
-    parts = []
-    for start in range(0, len(targets), rows):
-        logits = model.logits(features[start : start + rows]).float()
-        chosen = logits.gather(1, targets[start : start + rows, None]).squeeze(1)
-        parts.append(chosen - logits.logsumexp(dim=1))
-    return torch.cat(parts) if parts else torch.zeros(0)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    totals = np.exp(shifted).astype(np.float64).sum(axis=1, keepdims=True)
+    return shifted - np.log(totals).astype(logits.dtype)  # type: ignore[no-any-return]
 
 
-@torch.inference_mode()
-def score_sequences(
-    model: LanguageModel, inputs: Sequence[Tensor], targets: Sequence[Tensor], window: int = 256
-) -> list[Tensor]:
-    """Log-probabilities of whole sequences, each from the zero state; shorter ones ride along padded.
+def likeliest(values: Array, count: int) -> Array:
+    """Places of the `count` largest of values, (V,), the largest first, the lower place first among equals."""
+    count = min(count, len(values))
+    if not count:
+        return np.empty(0, np.int64)
+    least = np.partition(values, len(values) - count)[len(values) - count]
+    places = np.flatnonzero(values >= least)
+    return places[np.argsort(-values[places], kind="stable")[:count]]
 
-    inputs[i], targets[i]: (T_i,), int64: token t of targets is predicted from tokens 0 … t of inputs.
-    Returns (T_i,) float32 each, in the order given.
-    """
-    order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
-    results = [torch.zeros(0)] * len(inputs)
-    if not order:
-        return results
-    lengths = torch.tensor([len(inputs[i]) for i in order])
-    padded_inputs = pad_sequence([inputs[i] for i in order], batch_first=True)  # (B, T)
-    padded_targets = pad_sequence([targets[i] for i in order], batch_first=True)
-    device = model.output.weight.device
-    scores = torch.zeros(padded_inputs.shape)
-    state = model.config.state_layout.zeros(len(order), device)
-    for start in range(0, padded_inputs.shape[1], window):
-        alive = int((lengths > start).sum())  # longest first: the rows still alive are the first ones
-        chunk = padded_inputs[:alive, start : start + window]
-        features, state = model.features(chunk.to(device), state[:alive])
-        real = start + torch.arange(chunk.shape[1]) < lengths[:alive, None]  # (B, T): not padding
-        target = padded_targets[:alive, start : start + window][real]
-        scores[:alive, start : start + window][real] = token_logprobs(model, features[real], target.to(device)).cpu()
-    for row, i in enumerate(order):
-        results[i] = scores[row, : lengths[row]]
-    return results
+
+def best_total(logprob: float, logprob_open: float | None) -> float:
+    """The total by which texts are compared, in nats: with the spelling of unknown words where a model can spell."""
+    return logprob if logprob_open is None else logprob_open
 
 
 def perplexity(logprob: float, tokens: int) -> float | None:
@@ -88,20 +67,18 @@ class TokenScore(NamedTuple):
     top: tuple[tuple[int, float], ...] = ()
 
 
-def score_targets(logits: Tensor, targets: Sequence[int], top: int = 0) -> list[TokenScore]:
-    """Scores of one target for each row of logits. logits: (N, V)."""
-    ids = torch.tensor(targets, device=logits.device)[:, None]
-    logprobs = torch.log_softmax(logits.float(), dim=1)
-    chosen = logprobs.gather(1, ids)
-    ranks = (logprobs > chosen).sum(dim=1) + 1
-    if not top:
-        return [TokenScore(*row) for row in zip(targets, chosen[:, 0].tolist(), ranks.tolist(), strict=True)]
-    best = logprobs.topk(min(top, logprobs.shape[1]), dim=1)
-    pairs = [
-        tuple(zip(ids, values, strict=True))
-        for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+def score_targets(logits: Array, targets: Sequence[int], top: int = 0) -> list[TokenScore]:
+    """Scores of one target for each row of logits. logits: (N, V), float32."""
+    logprobs = log_softmax(logits)
+    chosen = logprobs[np.arange(len(targets)), targets]
+    ranks = (logprobs > chosen[:, None]).sum(axis=1) + 1
+    best = [likeliest(row, top) for row in logprobs]
+    return [
+        TokenScore(target, logprob, rank, tuple(zip(ids.tolist(), row[ids].tolist(), strict=True)))
+        for target, logprob, rank, ids, row in zip(
+            targets, chosen.tolist(), ranks.tolist(), best, logprobs, strict=True
+        )
     ]
-    return [TokenScore(*row) for row in zip(targets, chosen[:, 0].tolist(), ranks.tolist(), pairs, strict=True)]
 
 
 def scoring_plan(token_ids: Sequence[int], eos_id: int, bos: bool, eos: bool) -> tuple[list[int], list[int | None]]:

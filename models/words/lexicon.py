@@ -6,8 +6,8 @@ import bisect
 from collections.abc import Mapping
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from models.arrays import Array
 
 LONGEST = 255
 """Bytes of a word, so that a byte holds a length."""
@@ -64,7 +64,7 @@ class Lexicon:
     def _total(self) -> int:
         return int(self._ends[-1])
 
-    def to_tensors(self) -> dict[str, Tensor]:
+    def to_arrays(self) -> dict[str, Array]:
         """Front-coded: bytes shared with the word before, bytes that follow, these bytes, and counts; about five bytes
         a word of English."""
         shared, rest = [], []
@@ -76,19 +76,19 @@ class Lexicon:
             before = word
         counts = self._counts.astype(np.min_scalar_type(int(self._counts.max())))
         return {
-            _SHARED: torch.tensor(shared, dtype=torch.uint8),
-            _REST: torch.tensor([len(part) for part in rest], dtype=torch.uint8),
-            _BYTES: torch.frombuffer(bytearray(b"".join(rest)), dtype=torch.uint8),
-            _COUNTS: torch.from_numpy(counts),
+            _SHARED: np.array(shared, np.uint8),
+            _REST: np.array([len(part) for part in rest], np.uint8),
+            _BYTES: np.frombuffer(b"".join(rest), np.uint8),
+            _COUNTS: counts,
         }
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Lexicon":
-        """What `to_tensors` gave. Raises `ValueError` where that cannot be."""
-        if tensors.keys() != {_SHARED, _REST, _BYTES, _COUNTS}:
-            raise ValueError(f"lexicon: has tensors {', '.join(sorted(tensors)) or 'none'}")
-        shared, rest, counts = (tensors[name].tolist() for name in (_SHARED, _REST, _COUNTS))
-        spelled = tensors[_BYTES].numpy().tobytes()
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> "Lexicon":
+        """Inverse of `to_arrays`. Raises `ValueError` where that cannot be."""
+        if arrays.keys() != {_SHARED, _REST, _BYTES, _COUNTS}:
+            raise ValueError(f"lexicon: has tensors {', '.join(sorted(arrays)) or 'none'}")
+        shared, rest, counts = (arrays[name].tolist() for name in (_SHARED, _REST, _COUNTS))
+        spelled = arrays[_BYTES].tobytes()
         if not len(shared) == len(rest) == len(counts) or sum(rest) != len(spelled):
             raise ValueError("lexicon: its tensors do not fit together")
         words: dict[str, int] = {}

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from models.arrays import Array
+from models.decoding.scoring import likeliest
 from models.text.tokenizer import Tokenizer
 from models.text.words import is_word_character
 from models.words.speller import Speller
@@ -100,21 +101,21 @@ class WordIndex:
             surfaces[special] = ""
         self._words = sorted({surface for surface in surfaces if surface})
         self._number = number = {word: i for i, word in enumerate(self._words)}
-        self._has_space = torch.tensor([token.startswith(" ") for token in tokenizer.tokens])
+        self._has_space = np.array([token.startswith(" ") for token in tokenizer.tokens])
         self._forms_differ = tokenizer.rules.leading_space
         # One column more than there are words takes what is never offered.
-        self._groups = torch.tensor([number.get(surface, len(number)) for surface in surfaces])
-        self._is_word = torch.tensor([is_word_character(word[0]) for word in self._words], dtype=torch.bool)
+        self._groups = np.array([number.get(surface, len(number)) for surface in surfaces])
+        self._is_word = np.array([is_word_character(word[0]) for word in self._words], bool)
 
     def find(
-        self, logprobs: Tensor, begun: Begun, top: int, punctuation: bool, unknown: UnknownWords | None = None
+        self, logprobs: Array, begun: Begun, top: int, punctuation: bool, unknown: UnknownWords | None = None
     ) -> NextWords:
         """The `top` likeliest words under a next-token distribution. logprobs: (V,), nats.
 
         Probabilities are over all tokens; when completing, they are renormalised over the words that begin so, those
         that are not in the vocabulary among them where `unknown` tells of some.
         """
-        probabilities = logprobs.cpu().double().exp()
+        probabilities = np.exp(logprobs.astype(np.float64))
         unknown = unknown or UnknownWords(0.0, [])
         if begun.completing is None:
             masses = self._masses(probabilities)
@@ -128,19 +129,18 @@ class WordIndex:
             if not offered.any():
                 offered = self._masses(probabilities)[completions]
             total = float(offered.sum()) + unknown.mass or 1.0
-            masses = torch.zeros(len(self._words), dtype=torch.float64)
+            masses = np.zeros(len(self._words))
             masses[completions] = offered / total
             unknown = UnknownWords(unknown.mass, [(word, mass / total) for word, mass in unknown.words])
-        best = masses.topk(min(top, len(masses)))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        best = likeliest(masses, top)
+        pairs = zip(best.tolist(), masses[best].tolist(), strict=True)
         found = [(self._words[i], probability) for i, probability in pairs if probability > 0]
         found += [(word, mass) for word, mass in unknown.words if word not in self._number]
         return NextWords(sorted(found, key=lambda pair: -pair[1])[:top])
 
-    def _masses(self, probabilities: Tensor) -> Tensor:
+    def _masses(self, probabilities: Array) -> Array:
         """Probability of each word, from those of the tokens that are its forms."""
-        masses = torch.zeros(len(self._words) + 1, dtype=torch.float64)
-        return masses.index_add_(0, self._groups, probabilities)[:-1]
+        return np.bincount(self._groups, probabilities, len(self._words) + 1)[:-1]
 
     def _completions(self, begun: str) -> list[int]:
         """Words that begin so, in this case; where there are none, in any case."""
@@ -160,14 +160,14 @@ class WordPieces:
         stripped = [surface.removeprefix(" ") for surface in self.surfaces]
         inside = [bool(s) and all(map(is_word_character, s)) for s in stripped]
         spaced = [surface.startswith(" ") for surface in self.surfaces]
-        self.continues = torch.tensor([i and not s for i, s in zip(inside, spaced, strict=True)])
+        self.continues = np.array([i and not s for i, s in zip(inside, spaced, strict=True)])
         # The first piece may bring the space before the word, or (characters) be that space.
-        self.starts = torch.tensor([i or surface == " " for i, surface in zip(inside, self.surfaces, strict=True)])
+        self.starts = np.array([i or surface == " " for i, surface in zip(inside, self.surfaces, strict=True)])
         ends = [bool(surface) and not is_word_character(surface[0]) for surface in self.surfaces]
         ends[tokenizer.eos_id] = True
-        self.ends = torch.tensor(ends)
+        self.ends = np.array(ends)
         marks = [bool(s) and not s[0].isspace() and not is_word_character(s[0]) for s in stripped]
-        self.marks = torch.tensor(marks)
+        self.marks = np.array(marks)
 
 
 def _whole_characters(surface: bytes) -> str:
@@ -218,16 +218,16 @@ class WordSearch:
         self._found: dict[str, float] = {}
         self._heap: list[Node] = []
 
-    def expand_root(self, logprobs: Tensor, state: Any) -> None:
+    def expand_root(self, logprobs: Array, state: Any) -> None:
         """Start from the distribution and state after the context."""
         self._root = (logprobs, state)
         if self._consumed:
             self._found[self._consumed] = self._ended(logprobs)
         self._push(0.0, "", logprobs, state, self._first)
         if self._punctuation:
-            for token_id in self._pieces.marks.nonzero()[:, 0].tolist():
+            for token_id in np.flatnonzero(self._pieces.marks).tolist():
                 mark = self._pieces.surfaces[token_id].strip()
-                self._found[mark] = self._found.get(mark, 0.0) + float(logprobs[token_id].exp())
+                self._found[mark] = self._found.get(mark, 0.0) + float(np.exp(logprobs[token_id]))
 
     def frontier(self, width: int = 32) -> Sequence[Node]:
         """The nodes to look at next; empty when the `top` likeliest words are certain, or the bound is reached."""
@@ -243,8 +243,8 @@ class WordSearch:
         self._expansions_left -= len(nodes)
         return nodes
 
-    def expand(self, node: Node, logprobs: Tensor, state: Any) -> None:
-        """Take a node's distribution, (V,) nats on the CPU, and the state that goes with it."""
+    def expand(self, node: Node, logprobs: Array, state: Any) -> None:
+        """Take a node's distribution, (V,) nats, and the state that goes with it."""
         logprob = -node.negative_logprob
         word = self._consumed + node.text.removeprefix(" ")
         if word and self._matches(node.text, whole=True):
@@ -256,14 +256,14 @@ class WordSearch:
         best = heapq.nlargest(self._top, self._found.items(), key=lambda item: item[1])
         return NextWords([(word, mass / self._begun_mass) for word, mass in best if mass > 0])
 
-    def _ended(self, logprobs: Tensor) -> float:
+    def _ended(self, logprobs: Array) -> float:
         """Probability that a word ends here."""
-        return float(logprobs[self._pieces.ends].exp().sum())
+        return float(np.exp(logprobs[self._pieces.ends]).sum())
 
-    def _push(self, logprob: float, text: str, logprobs: Tensor, state: Any, usable: Tensor) -> None:
+    def _push(self, logprob: float, text: str, logprobs: Array, state: Any, usable: Array) -> None:
         begins = self._completing and not self._matches(text, whole=True)
         likely = usable & (logprob + logprobs > (self._floor() if begins else self._bar()))
-        for token_id in likely.nonzero()[:, 0].tolist():
+        for token_id in np.flatnonzero(likely).tolist():
             extended = text + self._pieces.surfaces[token_id]
             if self._matches(extended, whole=False):
                 extended_logprob = logprob + float(logprobs[token_id])

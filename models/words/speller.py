@@ -15,14 +15,15 @@ Token 0 is both start and end; byte b is token b + 1.
 import heapq
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
+from models.arrays import Array
 from models.backends.load import load_inference
+from models.config import NetworkConfig
 from models.decoding.sampling import Draw, SamplingParams, uniforms
-from models.network import LanguageModel
+from models.decoding.scoring import likeliest, log_softmax
 from models.words.lexicon import Lexicon
 
 END = 0
@@ -39,19 +40,30 @@ EXPANSIONS, AT_ONCE = 512, 16
 class Speller:
     """Results are a function of the spelling alone, whatever else is asked for. Any thread may use it."""
 
-    def __init__(self, model: LanguageModel, lexicon: Lexicon | None = None, share: float = 0.0) -> None:
-        """share: of unknown words that are the lexicon's, in [0, 1). Raises `ValueError` when it is not, or the network
-        is none of bytes."""
-        if model.config.vocabulary_size != VOCABULARY_SIZE:
-            raise ValueError(f"vocabulary_size: {model.config.vocabulary_size} is not {VOCABULARY_SIZE}, for bytes")
+    def __init__(
+        self,
+        config: NetworkConfig,
+        weights: Mapping[str, Array],
+        lexicon: Lexicon | None = None,
+        share: float = 0.0,
+    ) -> None:
+        """config, weights: of the model of bytes, as for `load_inference`. share: of unknown words that are the
+        lexicon's, in [0, 1). Raises `ValueError` when it is not, or the network is none of bytes."""
+        if config.vocabulary_size != VOCABULARY_SIZE:
+            raise ValueError(f"vocabulary_size: {config.vocabulary_size} is not {VOCABULARY_SIZE}, for bytes")
         if not 0 <= share < 1 or (share > 0) != (lexicon is not None):
             raise ValueError(f"share: {share} is not one of a lexicon's")
-        self.model = model
+        self.config = config
+        self.weights = weights
         self.lexicon = lexicon
         self.share = share
-        self._network = load_inference(model, "cpu", "float32")
+        self._network = load_inference(config, weights, "cpu", "float32")
         self._lock = threading.Lock()
         self._known: dict[str, float] = {}
+
+    def with_lexicon(self, lexicon: Lexicon | None, share: float) -> "Speller":
+        """The same model of bytes beside another lexicon, or none."""
+        return Speller(self.config, self.weights, lexicon, share)
 
     def logprobs(self, spellings: Sequence[str]) -> list[float]:
         """Log-probability, in nats, of each spelling, its end included."""
@@ -73,16 +85,16 @@ class Speller:
 
     def spell(self, seed: int, choice: int, position: int) -> str:
         """A spelling drawn from the model: a function of the three numbers, as the draw of a token is."""
-        number = uniforms(*(torch.tensor([value]) for value in (seed, choice, position))).item()
+        number = float(uniforms([seed], [choice], [position])[0])
         if self.lexicon is not None and number < self.share:
             return self.lexicon.draw(number / self.share)
         own_seed = int((number - self.share) / (1 - self.share) * 2.0**53)
         drawn: list[int] = []
         with self._lock:
-            state, slot = self._model_state(), torch.tensor([0])
+            state, slot = self._network.zeros(1), np.array([0])
             token_id = END
             while len(drawn) < LONGEST:
-                features = self._network.run(torch.tensor([[token_id]]), state, slot)
+                features = self._network.run(np.array([[token_id]]), state, slot)
                 banned = () if drawn else (END,)  # a word has a letter
                 draw = Draw(SamplingParams(), own_seed, 0, len(drawn), banned=banned)
                 [token_id] = self._network.sample(self._network.logits(features[:, 0]), [draw])
@@ -112,16 +124,15 @@ class Speller:
 
     def _search(self, beginning: str, top: int) -> tuple[float, list[tuple[str, float]]]:
         """Best-first search with a bounded number of steps, in the model of bytes."""
-        size = self.model.config.state_layout.size
         begun = beginning.encode()
         with self._lock:
-            state = self._model_state()
-            features = self._network.run(torch.tensor([[END, *(byte + 1 for byte in begun)]]), state, torch.tensor([0]))
-            steps = torch.log_softmax(self._network.logits(features[0]).double(), dim=1)  # (n + 1, V)
+            state = self._network.zeros(1)
+            features = self._network.run(np.array([[END, *(byte + 1 for byte in begun)]]), state, np.array([0]))
+            steps = log_softmax(self._network.logits(features[0]).astype(np.float64))  # (n + 1, V)
             mass = sum(float(steps[i, byte + 1]) for i, byte in enumerate(begun))
             found: list[tuple[float, bytes]] = []
             heap: list[tuple[float, bytes, int]] = []
-            states = [state[0].clone()]  # by node; a heap entry says which node's state it follows
+            states = [state[0]]  # by node; a heap entry says which node's state it follows
             self._push(heap, found, begun, mass, steps[-1], 0)
             for _ in range(EXPANSIONS // AT_ONCE):
                 enough = sorted(found, reverse=True)[top - 1][0] if len(found) >= top else -math.inf
@@ -129,11 +140,11 @@ class Speller:
                 batch = [node for node in batch if -node[0] > enough and len(node[1]) < LONGEST]
                 if not batch:
                     break
-                rows = torch.stack([states[parent] for _, _, parent in batch]).reshape(len(batch), size)
+                rows = np.stack([states[parent] for _, _, parent in batch])
                 features = self._network.run(
-                    torch.tensor([[spelled[-1] + 1] for _, spelled, _ in batch]), rows, torch.arange(len(batch))
+                    np.array([[spelled[-1] + 1] for _, spelled, _ in batch]), rows, np.arange(len(batch))
                 )
-                following = torch.log_softmax(self._network.logits(features[:, 0]).double(), dim=1)
+                following = log_softmax(self._network.logits(features[:, 0]).astype(np.float64))
                 for (negative, spelled, _), row, logprobs in zip(batch, rows, following, strict=True):
                     states.append(row)
                     self._push(heap, found, spelled, -negative, logprobs, len(states) - 1)
@@ -146,31 +157,27 @@ class Speller:
         found: list[tuple[float, bytes]],
         spelled: bytes,
         logprob: float,
-        following: torch.Tensor,
+        following: Array,
         node: int,
     ) -> None:
         """Note a spelling that ends here, and where it may go on. following: (V,), nats."""
         if spelled.strip():
             found.append((logprob + float(following[END]), spelled))
-        best = following[1:].topk(8)
-        for step, byte in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        best = likeliest(following[1:], 8)
+        for step, byte in zip(following[1:][best].tolist(), best.tolist(), strict=True):
             heapq.heappush(heap, (-(logprob + step), spelled + bytes([byte]), node))
-
-    def _model_state(self) -> torch.Tensor:
-        return self.model.config.state_layout.zeros(1)
 
     def _learn(self, spellings: Sequence[str]) -> None:
         """Score spellings, the longest first."""
         encoded = [[byte + 1 for byte in spelling.encode()] for spelling in spellings]
         lengths = [len(ids) + 1 for ids in encoded]
-        inputs = torch.zeros(len(encoded), lengths[0], dtype=torch.int64)
-        targets = torch.zeros_like(inputs)
+        inputs = np.zeros((len(encoded), lengths[0]), np.int64)
+        targets = np.zeros_like(inputs)
         for row, ids in enumerate(encoded):
-            inputs[row, 1 : len(ids) + 1] = torch.tensor(ids)
-            targets[row, : len(ids)] = torch.tensor(ids)
-        states = self.model.config.state_layout.zeros(len(encoded))
-        features = self._network.run(inputs, states, torch.arange(len(encoded)), lengths)
-        real = torch.arange(inputs.shape[1]) < torch.tensor(lengths)[:, None]
+            inputs[row, 1 : len(ids) + 1] = targets[row, : len(ids)] = ids
+        features = self._network.run(inputs, self._network.zeros(len(encoded)), np.arange(len(encoded)), lengths)
+        real = np.arange(inputs.shape[1]) < np.array(lengths)[:, None]
         logprobs, _ = self._network.score(features[real], targets[real])
-        totals = [part.double().sum().item() for part in torch.split(logprobs, lengths)]
+        ends = np.cumsum(lengths)[:-1]
+        totals = [float(part.sum(dtype=np.float64)) for part in np.split(logprobs, ends)]
         self._known.update(zip(spellings, totals, strict=True))

@@ -16,7 +16,7 @@ from models.text.tokenizer import Tokenizer
 from models.words.lexicon import Lexicon
 from models.words.speller import VOCABULARY_SIZE, Speller
 from tests.app.conftest import serving
-from tests.tiny import tiny_model
+from tests.tiny import parts, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def folder(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     for name in ("word", "spelling"):
         shutil.copytree(checkpoints_dir / "word", root / name)
     lexicon = Lexicon({" zebra": 3, " zeal": 1})
-    add_speller(root / "spelling", Speller(tiny_model(VOCABULARY_SIZE, hidden_sizes=(16,)), lexicon, 0.5))
+    add_speller(root / "spelling", Speller(*parts(tiny_model(VOCABULARY_SIZE, hidden_sizes=(16,))), lexicon, 0.5))
     return root
 
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from models.decoding.scoring import score_sequences
+from models.decoding.reference import score_sequences
 from models.network import LanguageModel
 from models.text.levels import Level
 from models.text.tokenizer import Boundary, Tokenizer
 from models.words.speller import VOCABULARY_SIZE, Speller
-from tests.tiny import tiny_model
+from tests.tiny import parts, tiny_model
 from training import evaluate
 from training.evaluate import Figures, evaluate_lines, evaluate_texts
 
@@ -104,7 +104,7 @@ def test_nothing_gives_null_not_nan() -> None:
 
 def test_unknown_words_beyond_those_remembered_leave_the_open_figure_out(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = build("word", "line")
-    speller = Speller(tiny_model(VOCABULARY_SIZE, hidden_sizes=(8,)))
+    speller = Speller(*parts(tiny_model(VOCABULARY_SIZE, hidden_sizes=(8,))))
     text = "gnu yak emu gnu yak"
     whole = evaluate_texts(model, tokenizer, [text], "never", speller=speller)
     assert whole.open_bits_per_character is not None

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from models.checkpoint.format import Checkpoint
+from models.checkpoint.quantise import StoredWeights
 from models.config import NetworkConfig
-from models.network import LanguageModel
+from models.network import LanguageModel, to_arrays
 from models.text.tokenizer import Tokenizer
 from tests.tiny import random_ids, tiny_model
 from training import initialisation
@@ -32,8 +33,12 @@ def test_texts_larger_than_memory_are_counted_in_parts(monkeypatch: pytest.Monke
     assert torch.equal(whole.output.bias, parts.output.bias)
 
 
+def _stored(model: LanguageModel) -> StoredWeights:
+    return StoredWeights(to_arrays(model), "float32", model.config)
+
+
 def checkpoint(model: LanguageModel, tokenizer: Tokenizer) -> Checkpoint:
-    return Checkpoint("start", model, tokenizer, "float32", "", {}, "", {})
+    return Checkpoint("start", model.config, tokenizer, "float32", "", {}, "", {}, _stored(model))
 
 
 @pytest.mark.parametrize("shape", [{"tied": True, "hidden_sizes": (8,)}, {"cell": "gru"}, {"projection_size": 8}])

@@ -3,6 +3,8 @@
 They are an extension of their own. `accelerate` sets them on an encoder; `models` knows nothing of them.
 """
 
+from torch import Tensor
+
 from models.backends.native.library import INT, INT64, POINTER, UINT64, load_library
 from models.encoder import Encoder
 
@@ -22,6 +24,11 @@ _SIGNATURES = {
 }
 
 library = load_library("training.kernels._kernels", _SIGNATURES)
+
+
+def pointer(tensor: Tensor) -> int:
+    """Address of the tensor's first value; the caller keeps the tensor alive for as long as it is used."""
+    return tensor.data_ptr()
 
 
 def trains() -> bool:

@@ -8,8 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from models.backends.native import feature_bits, pointer, processor_features
-from training.kernels import library, trains
+from models.backends.native import feature_bits, processor_features
+from training.kernels import library, pointer, trains
 
 
 def workspace() -> int:

@@ -12,13 +12,15 @@ softmax alone, whose kernel follows from the width of a row, and in integers (sa
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from models.arrays import Array
 from models.backends.cuda.stages import Block, Weights, Wish, capturing
 from models.decoding.completion import Completion
-from models.decoding.sampling import Draw, adjust_logits
-from models.decoding.scoring import BLOCK_ELEMENTS
+from models.decoding.sampling import Draw
+from models.decoding.scoring import BLOCK_ELEMENTS, TokenScore
 from models.network import LanguageModel
 
 SIZES = (8, 64, 256, 1024)
@@ -62,6 +64,7 @@ class CudaNetwork:
     """A network on a GPU, or, for tests, the same on a CPU. One thread at a time may use it."""
 
     longest_feed = 1
+    samples = frozenset({"temperature", "top_k", "top_p", "min_p"})
 
     def __init__(self, model: LanguageModel, device: str, dtype: torch.dtype, sizes: Sequence[int] = SIZES) -> None:
         """dtype: of the weights, float32 or bfloat16. Raises `ValueError` as `agreeing_sizes` does."""
@@ -80,32 +83,41 @@ class CudaNetwork:
         base = max((size for size in fitting if size <= BASE_SIZE), default=fitting[0])
         self.sizes = agreeing_sizes(fitting, base, self._outcome)
 
+    def zeros(self, count: int) -> Tensor:
+        return self._config.state_layout.zeros(count, self.device)
+
+    def own(self, values: Array | Tensor) -> Tensor:
+        return torch.as_tensor(values, device=self.device)
+
+    def host(self, values: Tensor) -> Array:
+        return values.cpu().numpy()
+
     @torch.inference_mode()
-    def run(self, token_ids: Tensor, states: Tensor, slots: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    def run(self, token_ids: Array, states: Tensor, slots: Array, lengths: Sequence[int] | None = None) -> Tensor:
         """Consume tokens: (B, T), int64; see `InferenceNetwork`. The features are in the type of the weights."""
         batch, width = token_ids.shape
-        token_ids, slots = token_ids.to(self.device), slots.to(self.device)
-        features = self._empty_features(*token_ids.shape)
+        ids, rows_of_states = self.own(token_ids), self.own(slots)
+        features = self._empty_features(batch, width)
         for rows, count, block in self._cut(len(slots)):
-            block.state[:count] = states[slots[rows]]
+            block.state[:count] = states[rows_of_states[rows]]
             there = (lengths or [width] * batch)[rows]
             for t in range(there[0]):
                 alive = sum(length > t for length in there)
                 block.use(alive)
-                block.token_ids[:count] = token_ids[rows, t]
+                block.token_ids[:count] = ids[rows, t]
                 block.advance()
                 block.project()
                 features[rows, t] = block.features[:count]
-            states[slots[rows]] = block.state[:count]
+            states[rows_of_states[rows]] = block.state[:count]
         return features
 
     @torch.inference_mode()
-    def readout(self, states: Tensor, slots: Tensor) -> Tensor:
+    def readout(self, states: Tensor, slots: Array) -> Tensor:
         """The features (N, P) that `run` returned when it left the states at `slots`, (N,)."""
-        slots = slots.to(self.device)
+        rows_of_states = self.own(slots)
         features = self._empty_features(len(slots))
         for rows, count, block in self._cut(len(slots)):
-            block.state[:count] = states[slots[rows]]
+            block.state[:count] = states[rows_of_states[rows]]
             block.project()
             features[rows] = block.features[:count]
         return features
@@ -113,7 +125,8 @@ class CudaNetwork:
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:
         """(N, P) -> (N, V), float32."""
-        logits = torch.empty(len(features), self._config.vocabulary_size, device=self.device)
+        with torch.inference_mode(False):  # whoever samples may change them
+            logits = torch.empty(len(features), self._config.vocabulary_size, device=self.device)
         for rows, count, block in self._cut(len(features)):
             block.features[:count] = features[rows]
             block.output()
@@ -121,19 +134,33 @@ class CudaNetwork:
         return logits
 
     @torch.inference_mode()
-    def score(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, features: Tensor, targets: Array) -> tuple[Array, Array]:
         """Log-probabilities, float32, in nats, and ranks of the targets: (N,) each. features: (N, P)."""
-        targets = targets.to(self.device)
+        ids = self.own(targets)
         logprobs = torch.empty(len(targets), device=self.device)
         ranks = torch.empty(len(targets), dtype=torch.int64, device=self.device)
         for rows, count, block in self._cut(len(targets)):
             block.features[:count] = features[rows]
             block.output()
-            target = targets[rows, None]
+            target = ids[rows, None]
             logprobs[rows] = block.logits.log_softmax(dim=1)[:count].gather(1, target).squeeze(1)
             logits = block.logits[:count]
             ranks[rows] = (logits > logits.gather(1, target)).sum(dim=1) + 1
-        return logprobs, ranks
+        return self.host(logprobs), self.host(ranks)
+
+    @torch.inference_mode()
+    def score_logits(self, logits: Tensor, targets: Sequence[int], top: int) -> list[TokenScore]:
+        """`models.decoding.scoring.score_targets`, where the logits are."""
+        logprobs = logits.log_softmax(dim=1)
+        chosen = logprobs.gather(1, torch.tensor(targets, device=self.device)[:, None])
+        ranks = (logprobs > chosen).sum(dim=1) + 1
+        best = logprobs.topk(min(top, logprobs.shape[1]), dim=1)
+        return [
+            TokenScore(target, logprob, rank, tuple(zip(ids, values, strict=True)))
+            for target, logprob, rank, ids, values in zip(
+                targets, chosen[:, 0].tolist(), ranks.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
+            )
+        ]
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
@@ -142,9 +169,6 @@ class CudaNetwork:
         for rows, count, block in self._cut(len(draws)):
             block.use(count)
             block.logits[:count, : self._nothing] = logits[rows]
-            for row, draw in enumerate(draws[rows]):
-                if draw.params.adjusts:
-                    adjust_logits(block.logits[row, : self._nothing], draw)
             banned = [(row, token_id) for row, draw in enumerate(draws[rows]) for token_id in draw.banned]
             if banned:
                 block.logits[tuple(torch.tensor(banned, device=self.device).T)] = -torch.inf
@@ -234,11 +258,11 @@ class CudaNetwork:
         """All that random rows get, with random full states, in pieces of one size: (rows, everything)."""
         self.sizes = (size,)
         random, count = torch.Generator().manual_seed(0), max(self._blocks)
-        token_ids = torch.randint(self._config.vocabulary_size, (count, 4), generator=random).roll(shift, 0)
+        token_ids = torch.randint(self._config.vocabulary_size, (count, 4), generator=random).roll(shift, 0).numpy()
         states = torch.randn(count, self._config.state_layout.size, generator=random).roll(shift, 0).to(self.device)
-        features = self.run(token_ids, states, torch.arange(count))
+        features = self.run(token_ids, states, np.arange(count))
         logits = self.logits(features[:, -1])
-        logprobs, _ = self.score(features[:, -1], token_ids[:, 0])
+        logprobs = self.own(self.score(features[:, -1], token_ids[:, 0])[0])
         return torch.cat([states, features.flatten(1).float(), logits, logprobs[:, None]], dim=1).roll(-shift, 0)
 
 

@@ -50,3 +50,28 @@ def draw_tokens(probabilities: Tensor, numbers: Tensor) -> Tensor:
 
 def _masses(probabilities: Tensor) -> Tensor:
     return (probabilities.double() * _UNITS).long()
+
+
+def uniforms(seed: Tensor, choice: Tensor, position: Tensor) -> Tensor:
+    """`models.decoding.sampling.uniforms` on the device. seed, choice, position: int64, of shapes that fit together."""
+    bits = torch.zeros_like(seed)
+    for number in (seed, choice, position):
+        bits = _splitmix64(bits ^ number)
+    return _shift_right(bits, 11).double() * 2.0**-53
+
+
+def _splitmix64(bits: Tensor) -> Tensor:
+    """On int64, whose products wrap as those of uint64 do."""
+    bits = bits + _signed(0x9E3779B97F4A7C15)
+    bits = (bits ^ _shift_right(bits, 30)) * _signed(0xBF58476D1CE4E5B9)
+    bits = (bits ^ _shift_right(bits, 27)) * _signed(0x94D049BB133111EB)
+    return bits ^ _shift_right(bits, 31)
+
+
+def _shift_right(bits: Tensor, count: int) -> Tensor:
+    """Logical shift; int64's own is arithmetic."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value

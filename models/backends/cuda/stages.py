@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.backends.cuda.sampling import draw_tokens, keep_likeliest, token_probabilities
+from models.backends.cuda.sampling import draw_tokens, keep_likeliest, token_probabilities, uniforms
 from models.cells import CELLS
-from models.decoding.sampling import GREEDY_BELOW, SamplingParams, uniforms
+from models.decoding.sampling import GREEDY_BELOW, SamplingParams
 from models.network import LanguageModel
 
 STEPS = 8

@@ -3,10 +3,12 @@
 `available()` says whether they can be used; `load.py` chooses torch where they cannot.
 """
 
+import ctypes
 from collections.abc import Set
 
-from torch import Tensor
+import numpy as np
 
+from models.arrays import Array
 from models.backends.native.library import BYTES, DOUBLE, FLOAT, INT, INT64, POINTER, load_library
 
 _FEATURE_BITS = ("avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -51,6 +53,20 @@ def feature_bits(features: Set[str] = FEATURES) -> int:
     return sum((name in features) << i for i, name in enumerate(_FEATURE_BITS))
 
 
-def pointer(tensor: Tensor) -> int:
-    """Address of the tensor's first value; the caller keeps the tensor alive for as long as it is used."""
-    return tensor.data_ptr()
+def status() -> str:
+    """What this process can use, as `/info` shows it: "avx512_bf16, avx512_vnni", "portable code" or "not built"."""
+    if not available():
+        return "not built"
+    return ", ".join(sorted(processor_features() - {"avx512"} or processor_features())) or "portable code"
+
+
+def pointer(array: Array, dtype: type[np.generic] = np.float32) -> int:
+    """Address of the array's first value; the caller keeps the array alive for as long as it is used.
+
+    Every array that the kernels see passes through here: they take contiguous arrays of the types that they name.
+    """
+    assert array.dtype == dtype, f"{array.dtype} is not {dtype}"
+    assert array.flags.c_contiguous
+    if array.size and array.flags.writeable:  # a quarter of the time of the other way
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
+    return array.ctypes.data

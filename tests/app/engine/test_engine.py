@@ -14,12 +14,14 @@ from app.engine.sequence import Sequence
 from app.errors import DeadlineError, InternalError, OverloadedError, UnavailableError
 from app.metrics import Metrics
 from models.backends.load import load_inference
-from models.decoding.completion import Completion, GenerationParams, generate, prompt_inputs
+from models.decoding.completion import Completion, GenerationParams, prompt_inputs
+from models.decoding.reference import generate
 from models.decoding.sampling import SamplingParams
 from models.decoding.scoring import scoring_plan
 from models.network import LanguageModel
 from models.text.tokenizer import Tokenizer
 from models.text.words import ends_in_space
+from tests.tiny import parts
 
 Tiny = tuple[LanguageModel, Tokenizer]
 
@@ -28,7 +30,7 @@ ENDLESS = GenerationParams(max_tokens=1_000_000, ignore_eos=True)
 
 @asynccontextmanager
 async def running(model: LanguageModel, max_rows: int = 64, max_requests: int = 64) -> AsyncGenerator[Engine]:
-    runner = Runner(load_inference(model, "cpu", "float32"), model.config, max_rows)
+    runner = Runner(load_inference(*parts(model), "cpu", "float32"), model.config, max_rows)
     engine = Engine("tiny", runner, Metrics(), max_rows, max_requests, prompt_tokens_per_step=64)
     engine.start()
     try:

@@ -8,17 +8,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.backends.cuda import CudaNetwork, agreeing_sizes, pieces
-from models.backends.cuda.sampling import draw_tokens, keep_likeliest, token_probabilities
+from models.backends.cuda.sampling import draw_tokens, keep_likeliest, token_probabilities, uniforms
 from models.backends.cuda.stages import STEPS, WARM_UPS, Block, Linear, Stage, Weights, Wish, capturing
 from models.config import Cell
 from models.decoding.completion import Completion, GenerationParams
-from models.decoding.sampling import Draw, SamplingParams, inverse_cdf, next_token_probabilities, sample
+from models.decoding.sampling import Draw, SamplingParams, inverse_cdf, next_token_probabilities, sample, sample_rows
+from models.decoding.sampling import uniforms as reference_uniforms
+from models.decoding.scoring import score_targets
 from models.network import LanguageModel
 from models.text.tokenizer import Tokenizer
 from tests.tiny import every_device, needs_gpu, random_ids, tiny_model, tiny_tokenizer
@@ -110,18 +113,18 @@ def test_results_are_those_of_the_reference(device: str, cell: Cell, dtype: torc
     ids, slots = random_ids(5, 9, vocabulary_size=VOCABULARY), torch.tensor([7, 0, 3, 6, 1])
     before = random_states(model, 8)
     states = before.to(device, copy=True)
-    features = network.run(ids, states, slots)
+    features = network.run(ids.numpy(), states, slots.numpy())
     expected, expected_state = model.features(ids, before[slots])
     torch.testing.assert_close(features.float().cpu(), expected, atol=tolerance, rtol=0)
     torch.testing.assert_close(states.cpu()[slots], expected_state, atol=tolerance, rtol=0)
     assert states.cpu()[[2, 4, 5]].equal(before[[2, 4, 5]])
-    assert network.readout(states, slots).equal(features[:, -1])
+    assert network.readout(states, slots.numpy()).equal(features[:, -1])
 
     flat = features.flatten(0, 1)
     logits = network.logits(flat).cpu()
     torch.testing.assert_close(logits, model.logits(expected).flatten(0, 1), atol=8 * tolerance, rtol=0)
     targets = random_ids(45, vocabulary_size=VOCABULARY, seed=3)
-    logprobs, ranks = (result.cpu() for result in network.score(flat, targets))
+    logprobs, ranks = map(torch.from_numpy, network.score(flat, targets.numpy()))
     chosen = logits.gather(1, targets[:, None])
     torch.testing.assert_close(logprobs, torch.log_softmax(logits, 1).gather(1, targets[:, None])[:, 0])
     assert ranks.tolist() == ((logits > chosen).sum(1) + 1).tolist()
@@ -131,13 +134,13 @@ def test_a_network_without_projection_and_with_tied_weights_is_run_too() -> None
     model = tiny_model(VOCABULARY, hidden_sizes=(24, 24), embedding_size=24, tied=True)
     ids, slots = random_ids(3, 4, vocabulary_size=VOCABULARY), torch.arange(3)
     network = CudaNetwork(model, "cpu", torch.float32, SIZES)
-    logits = network.logits(network.run(ids, random_states(model, 3), slots)[:, -1])
+    logits = network.logits(network.run(ids.numpy(), random_states(model, 3), slots.numpy())[:, -1])
     torch.testing.assert_close(logits, model(ids, random_states(model, 3))[0][:, -1])
 
 
 def test_nothing_asked_is_nothing_answered() -> None:
     network = CudaNetwork(shaped(), "cpu", torch.float32, SIZES)
-    features = network.readout(random_states(shaped(), 2), torch.zeros(0, dtype=torch.int64))
+    features = network.readout(random_states(shaped(), 2), np.zeros(0, np.int64))
     assert features.shape == (0, 21)
     assert network.logits(features).shape == (0, VOCABULARY)
     assert network.sample(network.logits(features), []) == []
@@ -150,17 +153,17 @@ def test_a_row_gets_the_same_bits_alone_and_in_every_company(device: str, dtype:
     model = shaped(cell)
     network = CudaNetwork(model, device, dtype, SIZES)
     rows, length = 150, 12
-    ids = random_ids(rows, length, vocabulary_size=VOCABULARY)
-    targets = random_ids(rows, vocabulary_size=VOCABULARY, seed=8)
+    ids = random_ids(rows, length, vocabulary_size=VOCABULARY).numpy()
+    targets = random_ids(rows, vocabulary_size=VOCABULARY, seed=8).numpy()
     draws = [Draw(SamplingParams(temperature=0.9, top_p=0.8 if i % 2 else 1.0), seed=i) for i in range(rows)]
     together = random_states(model, rows, device)
-    features = network.run(ids, together, torch.arange(rows))
+    features = network.run(ids, together, np.arange(rows))
     logits = network.logits(features[:, -1])
     scores, ranks = network.score(features[:, -1], targets)
     drawn = network.sample(logits, draws)
     for row in (0, 1, 63, 64, 149):
         alone = random_states(model, rows, device)
-        slot = torch.tensor([row])
+        slot = np.array([row])
         parts = [network.run(ids[row : row + 1, a:b], alone, slot) for a, b in ((0, 1), (1, 2), (2, 9), (9, 12))]
         assert torch.cat(parts, 1).equal(features[row : row + 1])
         assert alone[row].equal(together[row])
@@ -207,7 +210,7 @@ def kept(logits: Tensor, params: list[SamplingParams]) -> Tensor:
 def test_rows_that_filter_differently_keep_in_one_batch_what_the_reference_keeps(logits: Tensor) -> None:
     params = [p for p in FILTERS.values() if not p.greedy] + [SamplingParams(top_p=0.75), SamplingParams(top_p=0.5)]
     batch = logits.repeat(len(params), 1)
-    expected = next_token_probabilities(batch, [Draw(p, seed=0) for p in params])
+    expected = torch.from_numpy(next_token_probabilities(batch.numpy(), [Draw(p, seed=0) for p in params]))
     found = kept(batch, params)
     assert (found > 0).equal(expected > 0)
     torch.testing.assert_close(found, expected)
@@ -222,7 +225,8 @@ def test_a_row_that_filters_nothing_is_left_bit_for_bit_as_it_was() -> None:
 def test_draws_fall_where_those_of_the_reference_fall() -> None:
     probabilities = LOGITS["random"].softmax(0).repeat(5000, 1)
     numbers = torch.rand(5000, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    assert draw_tokens(probabilities, numbers).equal(inverse_cdf(probabilities, numbers))
+    expected = inverse_cdf(probabilities.numpy(), numbers.numpy())
+    assert draw_tokens(probabilities, numbers).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("number", [0.0, 0.5 - 2**-53, 0.5, 1 - 2**-53])
@@ -242,7 +246,23 @@ def test_sampling_is_that_of_the_reference_for_every_wish_at_once(device: str) -
         Draw(params, seed=2**63 - 1 - i, choice=i % 7, position=10**9 * i, prompt=[3], completion=[4, 4], banned=banned)
         for i, (params, banned) in enumerate(zip(wishes, [[], [0], [9, 1], [4]] * len(wishes), strict=False))
     ]
-    assert network.sample(logits.to(device, copy=True), draws) == sample(logits, draws).tolist()
+    assert sample_rows(network, logits.to(device, copy=True), draws) == sample(logits.numpy(), draws).tolist()
+
+
+def test_random_numbers_are_those_of_the_reference() -> None:
+    seed, choice, position = torch.randint(2**63 - 1, (3, 1000), generator=torch.Generator().manual_seed(4))
+    expected = reference_uniforms(seed.numpy(), choice.numpy(), position.numpy())
+    assert uniforms(seed, choice, position).tolist() == expected.tolist()
+
+
+def test_scores_of_logits_are_those_of_the_reference() -> None:
+    network, logits = CudaNetwork(tiny_model(), "cpu", torch.float32, SIZES), torch.randn(3, 12)
+    for found, expected in zip(
+        network.score_logits(logits, [0, 5, 11], 4), score_targets(logits.numpy(), [0, 5, 11], 4), strict=True
+    ):
+        assert (found.token_id, found.rank) == (expected.token_id, expected.rank)
+        assert found.logprob == pytest.approx(expected.logprob, rel=1e-6)
+        assert [i for i, _ in found.top] == [i for i, _ in expected.top]
 
 
 def test_equal_logits_are_taken_in_the_order_of_their_ids() -> None:
@@ -286,11 +306,12 @@ def begun(tokenizer: Tokenizer, params: GenerationParams, seed: int) -> Completi
 
 
 def step_by_step(network: CudaNetwork, completion: Completion, state: Tensor) -> Tensor:
-    """Finish a completion as models.decoding.completion.generate does; returns its state (1, S)."""
+    """Finish a completion as models.decoding.reference.generate does; returns its state (1, S)."""
     states = state[None].clone()
     while completion.finish_reason is None:
-        features = network.run(torch.tensor([completion.token_ids[-1:]]), states, torch.tensor([0]))
-        completion.accept(int(sample(network.logits(features[:, -1]), [completion.next_draw()])))
+        features = network.run(np.array([completion.token_ids[-1:]]), states, np.array([0]))
+        logits = network.host(network.logits(features[:, -1]))
+        completion.accept(int(sample(logits, [completion.next_draw()])[0]))
     return states
 
 
@@ -368,7 +389,7 @@ def test_a_text_drawn_by_sample_is_the_one_that_decode_draws(device: str) -> Non
         states, others = random_states(model, 1, device), random_states(model, 1, device)
         decoded(network, [one], states, [0], 1e9)
         while other.finish_reason is None:
-            features = network.run(torch.tensor([other.token_ids[-1:]]), others, torch.tensor([0]))
+            features = network.run(np.array([other.token_ids[-1:]]), others, np.array([0]))
             other.accept(network.sample(network.logits(features[:, -1]), [other.next_draw()])[0])
         assert one.token_ids == other.token_ids
         assert states.equal(others)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-import models.checkpoint.format
+import models.files
 from models.checkpoint.format import (
     CARD,
     CONFIG,
@@ -29,7 +29,7 @@ from models.checkpoint.format import (
     update_about,
 )
 from models.config import NumberType
-from models.decoding.scoring import score_sequences
+from models.decoding.reference import score_sequences
 from models.network import LanguageModel
 from models.text.tokenizer import Tokenizer
 from tests.tiny import random_ids, tiny_model, tiny_tokenizer
@@ -461,7 +461,7 @@ def test_only_whole_checkpoints_are_visible_under_the_name(
 
         return call
 
-    monkeypatch.setattr(models.checkpoint.format, "_sync", watched(models.checkpoint.format._sync))
+    monkeypatch.setattr(models.files, "sync", watched(models.files.sync))
     monkeypatch.setattr(Path, "rename", watched(Path.rename))
     monkeypatch.setattr(os, "unlink", watched(os.unlink))
     save_checkpoint(tmp_path / "toy", *tiny_char)
@@ -480,7 +480,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_and_nothing_else(
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(models.checkpoint.format, "_sync", full)
+        patch.setattr(models.files, "sync", full)
         with pytest.raises(OSError, match="no space left"):
             save_checkpoint(tmp_path / "toy", *tiny_char)
     assert load_checkpoint(tmp_path / "toy").tokenizer.level == "word"
@@ -510,7 +510,7 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_not_run(word: Path, tmp
 
 
 def test_models_never_unpickles() -> None:
-    for file in Path(models.checkpoint.format.__file__).parent.glob("*.py"):
+    for file in sorted(Path(models.files.__file__).parent.rglob("*.py")):
         tree = ast.parse(file.read_text("utf-8"))
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.decoding.completion import Completion, CompletionText, GenerationParams, generate, prompt_inputs
+from models.decoding.completion import Completion, CompletionText, GenerationParams, prompt_inputs
+from models.decoding.reference import generate
 from models.decoding.sampling import SamplingParams
 from models.network import LanguageModel
 from models.text.levels import Level

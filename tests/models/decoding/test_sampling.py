@@ -7,25 +7,26 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from torch import Tensor
+from scipy.special import softmax
 
+from models.arrays import Array
 from models.decoding.sampling import Draw, SamplingParams, inverse_cdf, next_token_probabilities, sample, uniforms
 from tests.tiny import random_ids, tiny_model
 
-HAND = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
-EQUAL = torch.zeros(4)
+HAND = np.log(np.array([0.5, 0.25, 0.125, 0.125], np.float32))
+EQUAL = np.zeros(4, np.float32)
 
 SIGNIFICANCE = 1e-3
 """Seeds are fixed, so that these tests always give the same answer."""
 
 
 def distribution(
-    logits: Tensor,
+    logits: Array,
     prompt: Sequence[int] = (),
     completion: Sequence[int] = (),
     banned: Sequence[int] = (),
@@ -34,7 +35,7 @@ def distribution(
     draw = Draw(SamplingParams(**params), seed=0, prompt=prompt, completion=completion, banned=banned)
     probabilities = next_token_probabilities(logits[None], [draw])[0]
     assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
-    return probabilities.tolist()
+    return list(map(float, probabilities))
 
 
 def expect(found: list[float], expected: Sequence[float]) -> None:
@@ -63,10 +64,10 @@ def test_high_temperature_approaches_uniform() -> None:
 
 @pytest.mark.parametrize(
     ("logits", "best"),
-    [(HAND, 0), (EQUAL, 0), (torch.tensor([0.0, 3.0, 3.0, 1.0]), 1), (torch.tensor([-9.0, -8.0, -7.0, -6.0]), 3)],
+    [(HAND, 0), (EQUAL, 0), (np.array([0, 3, 3, 1], np.float32), 1), (np.array([-9, -8, -7, -6], np.float32), 3)],
     ids=["likeliest", "all equal", "tie", "negative"],
 )
-def test_temperature_zero_takes_the_likeliest_and_the_lowest_id_among_equals(logits: Tensor, best: int) -> None:
+def test_temperature_zero_takes_the_likeliest_and_the_lowest_id_among_equals(logits: Array, best: int) -> None:
     expect(distribution(logits, temperature=0.0), [float(i == best) for i in range(4)])
 
 
@@ -75,7 +76,7 @@ def test_temperature_zero_ignores_the_filters() -> None:
 
 
 def test_very_low_temperature_is_greedy_without_overflow() -> None:
-    logits = torch.tensor([1e4, 1e4 - 1, -1e4, 0.0])
+    logits = np.array([1e4, 1e4 - 1, -1e4, 0.0], np.float32)
     expect(distribution(logits, temperature=1e-3), [1, 0, 0, 0])
 
 
@@ -135,10 +136,10 @@ def test_min_p_keeps_equals_of_the_likeliest() -> None:
 
 
 def test_repetition_penalty_divides_positive_and_multiplies_negative_logits() -> None:
-    logits = torch.tensor([2.0, -1.0, 0.0, 1.0])
-    penalised = torch.tensor([1.0, -2.0, 0.0, 1.0])
+    logits = np.array([2.0, -1.0, 0.0, 1.0], np.float32)
+    penalised = np.array([1.0, -2.0, 0.0, 1.0], np.float32)
     found = distribution(logits, prompt=[0, 0, 2], completion=[1, 0], repetition_penalty=2.0)
-    expect(found, penalised.softmax(0).tolist())
+    expect(found, softmax(penalised).tolist())
 
 
 def test_presence_and_frequency_penalties_look_at_the_completion_alone() -> None:
@@ -168,7 +169,7 @@ def test_no_bias_lifts_a_ban() -> None:
 
 @pytest.mark.parametrize("params", [{"top_k": 10}, {"top_p": 10 / 4096}], ids=["top_k", "top_p"])
 def test_lower_ids_are_kept_among_many_equals(params: dict[str, Any]) -> None:
-    kept = torch.tensor(distribution(torch.zeros(4096), **params)).nonzero()[:, 0]
+    kept = np.flatnonzero(distribution(np.zeros(4096, np.float32), **params))
     assert kept.tolist() == list(range(10))
 
 
@@ -181,9 +182,9 @@ def test_penalties_come_before_the_filters() -> None:
 
 def test_penalties_come_before_the_bias() -> None:
     """(1 + 2) / 2 would be 1.5; 1 / 2 + 2 is 2.5."""
-    logits = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    logits = np.array([1.0, 0.0, 0.0, 0.0], np.float32)
     found = distribution(logits, prompt=[0], repetition_penalty=2.0, logit_bias={0: 2.0})
-    expect(found, torch.tensor([2.5, 0.0, 0.0, 0.0]).softmax(0).tolist())
+    expect(found, softmax(np.array([2.5, 0.0, 0.0, 0.0])).tolist())
 
 
 def test_unk_removal_comes_before_the_filters() -> None:
@@ -216,8 +217,8 @@ MIXED = [
 ]
 
 
-def mixed_logits() -> Tensor:
-    return 3 * torch.randn(len(MIXED), 12, generator=torch.Generator().manual_seed(0))
+def mixed_logits() -> Array:
+    return 3 * np.random.default_rng(0).normal(size=(len(MIXED), 12)).astype(np.float32)
 
 
 def test_a_row_of_a_mixed_batch_equals_the_row_alone() -> None:
@@ -225,33 +226,33 @@ def test_a_row_of_a_mixed_batch_equals_the_row_alone() -> None:
     together = next_token_probabilities(logits, MIXED)
     drawn = sample(logits, MIXED)
     for row, draw in enumerate(MIXED):
-        assert torch.equal(next_token_probabilities(logits[row : row + 1], [draw])[0], together[row])
+        assert np.array_equal(next_token_probabilities(logits[row : row + 1], [draw])[0], together[row])
         assert sample(logits[row : row + 1], [draw]) == drawn[row]
-    assert torch.equal(sample(logits.flip(0), MIXED[::-1]), drawn.flip(0))
+    assert np.array_equal(sample(logits[::-1], MIXED[::-1]), drawn[::-1])
 
 
 def test_a_token_is_drawn_by_the_number_of_its_seed_choice_and_position() -> None:
     logits = mixed_logits()
-    numbers = torch.tensor([one_uniform(d.seed, d.choice, d.position) for d in MIXED], dtype=torch.float64)
-    assert torch.equal(sample(logits, MIXED), inverse_cdf(next_token_probabilities(logits, MIXED), numbers))
+    numbers = np.array([one_uniform(d.seed, d.choice, d.position) for d in MIXED])
+    assert np.array_equal(sample(logits, MIXED), inverse_cdf(next_token_probabilities(logits, MIXED), numbers))
     draws = [Draw(SamplingParams(), seed=1, choice=choice) for choice in range(64)]
-    assert len(set(sample(torch.zeros(64, 1000), draws).tolist())) > 50
+    assert len(set(sample(np.zeros((64, 1000), np.float32), draws).tolist())) > 50
 
 
 def test_sampling_leaves_its_inputs_as_they_are() -> None:
     logits = mixed_logits()
-    before, copies = logits.clone(), [repr(draw) for draw in MIXED]
+    before, copies = logits.copy(), [repr(draw) for draw in MIXED]
     sample(logits, MIXED)
-    assert torch.equal(logits, before)
+    assert np.array_equal(logits, before)
     assert [repr(draw) for draw in MIXED] == copies
 
 
-def test_sampling_is_a_function_of_its_arguments_not_of_torchs_generator() -> None:
+def test_sampling_is_a_function_of_its_arguments_not_of_a_generator() -> None:
     logits = mixed_logits()
-    torch.manual_seed(1)
+    np.random.seed(1)
     first = sample(logits, MIXED)
-    torch.manual_seed(2)
-    assert torch.equal(sample(logits, MIXED), first)
+    np.random.seed(2)
+    assert np.array_equal(sample(logits, MIXED), first)
 
 
 @given(
@@ -265,7 +266,7 @@ def test_sampling_is_a_function_of_its_arguments_not_of_torchs_generator() -> No
 def test_filters_always_leave_the_likeliest_and_a_distribution(
     eighths: list[int], temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
-    values = torch.tensor(eighths) / 8
+    values = np.array(eighths, np.float32) / 8
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     probabilities = next_token_probabilities(values[None], [Draw(params, seed=0)])[0]
     assert probabilities[values.argmax()] > 0
@@ -293,7 +294,7 @@ def reference_uniform(seed: int, choice: int, position: int) -> float:
 
 
 def one_uniform(seed: int, choice: int, position: int) -> float:
-    return float(uniforms(torch.tensor([seed]), torch.tensor([choice]), torch.tensor([position])))
+    return float(uniforms([seed], [choice], [position])[0])
 
 
 def test_splitmix64_reference_is_the_published_one() -> None:
@@ -309,25 +310,25 @@ def test_uniforms_equal_the_reference_on_python_integers(seed: int, choice: int,
 
 
 def test_uniforms_do_not_depend_on_their_place_in_the_batch() -> None:
-    seeds = torch.arange(50)
+    seeds = np.arange(50)
     together = uniforms(seeds, seeds % 3, seeds * 7)
     assert together.tolist() == [one_uniform(i, i % 3, i * 7) for i in range(50)]
 
 
 @pytest.mark.parametrize("axis", ["seed", "choice", "position"])
 def test_uniforms_are_uniform_along_each_axis(axis: str) -> None:
-    counter, fixed = torch.arange(100_000), torch.full((100_000,), 5)
+    counter, fixed = np.arange(100_000), np.full(100_000, 5)
     numbers = uniforms(**{name: counter if name == axis else fixed for name in ("seed", "choice", "position")})
     assert bool(((numbers >= 0) & (numbers < 1)).all())
-    assert stats.kstest(numbers.numpy(), "uniform").pvalue > SIGNIFICANCE
-    pairs = torch.histogramdd(torch.stack([numbers[::2], numbers[1::2]], 1), bins=[16, 16], range=[0.0, 1.0, 0.0, 1.0])
-    assert stats.chisquare(pairs.hist.flatten().numpy()).pvalue > SIGNIFICANCE  # neighbours are independent
+    assert stats.kstest(numbers, "uniform").pvalue > SIGNIFICANCE
+    pairs, _, _ = np.histogram2d(numbers[::2], numbers[1::2], bins=16, range=[[0.0, 1.0], [0.0, 1.0]])
+    assert stats.chisquare(pairs.flatten()).pvalue > SIGNIFICANCE  # neighbours are independent
 
 
 def test_neighbouring_counters_share_no_number() -> None:
-    grid = torch.cartesian_prod(torch.arange(20), torch.arange(20), torch.arange(50))
-    numbers = uniforms(*grid.unbind(1))
-    assert len(set(numbers.tolist())) == len(grid)
+    grid = np.indices((20, 20, 50)).reshape(3, -1)
+    numbers = uniforms(*grid)
+    assert len(set(numbers.tolist())) == grid.shape[1]
 
 
 # Drawing
@@ -338,8 +339,8 @@ def test_neighbouring_counters_share_no_number() -> None:
     [(0.0, 1), (0.249, 1), (0.25, 3), (0.5, 3), (0.999, 3), (1 - 2.0**-53, 3)],
 )
 def test_inverse_cdf_by_hand(number: float, token: int) -> None:
-    probabilities = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]])
-    assert inverse_cdf(probabilities, torch.tensor([number], dtype=torch.float64)).tolist() == [token]
+    probabilities = np.array([[0.0, 0.25, 0.0, 0.75, 0.0]], np.float32)
+    assert inverse_cdf(probabilities, np.array([number])).tolist() == [token]
 
 
 @given(
@@ -348,67 +349,67 @@ def test_inverse_cdf_by_hand(number: float, token: int) -> None:
 )
 @settings(max_examples=200, deadline=None)
 def test_inverse_cdf_never_returns_a_token_of_probability_zero(masses: list[float], number: float) -> None:
-    probabilities = torch.tensor([masses])
-    token = int(inverse_cdf(probabilities, torch.tensor([number], dtype=torch.float64)))
+    probabilities = np.array([masses], np.float32)
+    [token] = inverse_cdf(probabilities, np.array([number]))
     assert probabilities[0, token] > 0
 
 
 COUNT = 100_000
 
 
-def tokens_drawn(logits: Tensor, params: SamplingParams, banned: Sequence[int] = (), seed: int = 0) -> Tensor:
+def tokens_drawn(logits: Array, params: SamplingParams, banned: Sequence[int] = (), seed: int = 0) -> Array:
     """Counts of 100,000 draws, (V,)."""
     draws = [Draw(params, seed, position=position, banned=banned) for position in range(COUNT)]
-    return sample(logits.expand(COUNT, -1), draws).bincount(minlength=len(logits))
+    return np.bincount(sample(np.broadcast_to(logits, (COUNT, len(logits))), draws), minlength=len(logits))
 
 
 @pytest.fixture(scope="module")
-def model_logits() -> Tensor:
+def model_logits() -> Array:
     """What the tiny model says after a few tokens; token 0 is made as likely as `<unk>` can be."""
     model = tiny_model()
-    logits: Tensor = model(random_ids(1, 5), model.config.state_layout.zeros(1))[0][0, -1]
+    logits: Array = model(random_ids(1, 5), model.config.state_layout.zeros(1))[0][0, -1].numpy()
     logits[0] += 2
     return logits
 
 
 @pytest.mark.parametrize("unk_removed", [False, True], ids=["with <unk>", "<unk> removed"])
-def test_samples_match_the_models_distribution(model_logits: Tensor, unk_removed: bool) -> None:
-    expected = model_logits.double().softmax(0)
+def test_samples_match_the_models_distribution(model_logits: Array, unk_removed: bool) -> None:
+    expected = softmax(model_logits.astype(np.float64))
     if unk_removed:
         expected[0] = 0
         expected /= expected.sum()
     counts = tokens_drawn(model_logits, SamplingParams(), banned=[0] if unk_removed else [])
     possible = expected > 0
     assert int(counts[~possible].sum()) == 0
-    found = stats.chisquare(counts[possible].numpy(), (expected[possible] * COUNT).numpy())
+    found = stats.chisquare(counts[possible], expected[possible] * COUNT)
     assert found.pvalue > SIGNIFICANCE
 
 
-def test_samples_match_the_filtered_distribution(model_logits: Tensor) -> None:
+def test_samples_match_the_filtered_distribution(model_logits: Array) -> None:
     params = SamplingParams(temperature=0.8, top_k=8, top_p=0.9)
-    expected = next_token_probabilities(model_logits[None], [Draw(params, seed=0)])[0].double()
-    tokens = sample(model_logits.expand(10_000, -1), [Draw(params, seed=0, position=i) for i in range(10_000)])
-    counts = tokens.bincount(minlength=len(expected))
+    expected = next_token_probabilities(model_logits[None], [Draw(params, seed=0)])[0].astype(np.float64)
+    tokens = sample(
+        np.broadcast_to(model_logits, (10_000, 12)), [Draw(params, seed=0, position=i) for i in range(10_000)]
+    )
+    counts = np.bincount(tokens, minlength=len(expected))
     kept = expected > 0
     assert int(counts[~kept].sum()) == 0
-    assert (
-        stats.chisquare(counts[kept].numpy(), (expected[kept] / expected.sum() * 10_000).numpy()).pvalue > SIGNIFICANCE
-    )
+    assert stats.chisquare(counts[kept], expected[kept] / expected.sum() * 10_000).pvalue > SIGNIFICANCE
 
 
-def test_unk_removal_equals_rejection_resampling_in_distribution(model_logits: Tensor) -> None:
+def test_unk_removal_equals_rejection_resampling_in_distribution(model_logits: Array) -> None:
     """Draw again whenever `<unk>` is drawn; compare with one draw from the distribution without it."""
-    probabilities = model_logits.softmax(0).expand(COUNT, -1)
-    pending, rejected = torch.arange(COUNT), torch.zeros(COUNT, dtype=torch.int64)
+    probabilities = np.broadcast_to(softmax(model_logits), (COUNT, 12))
+    pending, rejected = np.arange(COUNT), np.zeros(COUNT, np.int64)
     for attempt in range(1000):
         if not len(pending):
             break
-        numbers = uniforms(torch.full_like(pending, 1), torch.full_like(pending, attempt), pending)
+        numbers = uniforms(np.full_like(pending, 1), np.full_like(pending, attempt), pending)
         rejected[pending] = inverse_cdf(probabilities[pending], numbers)
         pending = pending[rejected[pending] == 0]
     assert not len(pending)
-    resampled = rejected.bincount(minlength=12)
+    resampled = np.bincount(rejected, minlength=12)
     removed = tokens_drawn(model_logits, SamplingParams(), banned=[0], seed=2)
     assert resampled[0] == removed[0] == 0
-    table = torch.stack([resampled[1:], removed[1:]]).numpy()
+    table = np.stack([resampled[1:], removed[1:]])
     assert stats.chi2_contingency(table).pvalue > SIGNIFICANCE

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,20 +10,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-import models.decoding.scoring
+import models.decoding.reference
+from models.decoding.reference import score_sequences, token_logprobs
 from models.decoding.scoring import (
     TokenScore,
+    best_total,
     bits_per_character,
+    likeliest,
+    log_softmax,
     perplexity,
-    score_sequences,
     score_targets,
     scoring_plan,
-    token_logprobs,
 )
 from models.network import LanguageModel
 from tests.tiny import random_ids, tiny_model
 
-HAND = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+HAND = np.log(np.array([[0.5, 0.25, 0.125, 0.125]], np.float32))
 
 
 def sequences(*lengths: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -44,7 +47,7 @@ def slowly(model: LanguageModel, inputs: Tensor, targets: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("block", [1 << 22, 36, 1], ids=["one block", "three rows a block", "a row a block"])
 def test_token_logprobs_are_log_softmax_at_the_targets(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.decoding.scoring, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(models.decoding.reference, "BLOCK_ELEMENTS", block)
     model = tiny_model()
     (inputs,), (targets,) = sequences(10)
     features, _ = model.features(inputs[None], model.config.state_layout.zeros(1))
@@ -59,7 +62,7 @@ def test_no_targets_have_no_logprobs() -> None:
 
 
 def test_logprobs_of_huge_logits_are_finite() -> None:
-    score = score_targets(torch.tensor([[1e5, 0.0, -1e5]]), [2])[0]
+    score = score_targets(np.array([[1e5, 0.0, -1e5]], np.float32), [2])[0]
     assert score.logprob == -2e5
 
 
@@ -124,7 +127,7 @@ def test_total_is_the_probability_of_the_whole_sequence() -> None:
 
 
 def test_score_targets_by_hand() -> None:
-    scores = score_targets(HAND.expand(2, -1), [1, 3], top=2)
+    scores = score_targets(HAND.repeat(2, axis=0), [1, 3], top=2)
     assert [score.token_id for score in scores] == [1, 3]
     assert [score.logprob for score in scores] == pytest.approx([math.log(1 / 4), math.log(1 / 8)])
     for score in scores:
@@ -138,11 +141,11 @@ def test_equals_share_the_best_rank(target: int, rank: int) -> None:
 
 
 def test_all_equal_are_all_first() -> None:
-    assert [score.rank for score in score_targets(torch.zeros(4, 4), [0, 1, 2, 3])] == [1, 1, 1, 1]
+    assert [score.rank for score in score_targets(np.zeros((4, 4), np.float32), [0, 1, 2, 3])] == [1, 1, 1, 1]
 
 
 def test_top_is_best_first_and_no_longer_than_the_vocabulary() -> None:
-    logits = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
+    logits = np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32)
     for row, score in enumerate(score_targets(logits, [0, 1, 2], top=50)):
         assert len(score.top) == 12
         assert [logprob for _, logprob in score.top] == sorted((p for _, p in score.top), reverse=True)
@@ -161,7 +164,29 @@ def test_scores_do_not_depend_on_a_constant_added_to_the_logits() -> None:
     assert shifted.rank == plain.rank
 
 
+def test_a_rows_logprobs_are_the_same_bits_whatever_the_number_of_rows() -> None:
+    logits = 9 * np.random.default_rng(1).normal(size=(70, 1003)).astype(np.float32)
+    together = log_softmax(logits)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together, torch.from_numpy(logits).log_softmax(1), rtol=1e-6, atol=1e-6)
+    for row in range(70):
+        assert log_softmax(logits[row : row + 1]).tobytes() == together[row].tobytes()
+        assert log_softmax(logits[row:]).tobytes() == together[row:].tobytes()
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 50))
+@settings(max_examples=100, deadline=None)
+def test_the_likeliest_are_the_largest_the_lower_place_first_among_equals(values: list[int], count: int) -> None:
+    expected = sorted(range(len(values)), key=lambda place: (-values[place], place))[:count]
+    assert likeliest(np.array(values, np.float32), count).tolist() == expected
+
+
 # Figures
+
+
+def test_the_best_total_is_the_open_vocabularys_where_there_is_one() -> None:
+    assert best_total(-3.0, None) == -3.0
+    assert best_total(-3.0, -5.0) == -5.0
 
 
 def test_perplexity_by_hand() -> None:

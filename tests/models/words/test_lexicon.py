@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
-import torch
 
+from models.arrays import Array
 from models.words.lexicon import Lexicon
 
 COUNTS = {"catfish": 2, "cat": 5, "category": 1, "dog": 300, "été": 4, "étage": 4, "北京": 1, " cat": 7, "a" * 255: 1}
@@ -35,12 +36,12 @@ def test_beginnings() -> None:
 
 
 def test_a_file_holds_it() -> None:
-    tensors = Lexicon(COUNTS).to_tensors()
-    again = Lexicon.from_tensors(tensors)
+    arrays = Lexicon(COUNTS).to_arrays()
+    again = Lexicon.from_arrays(arrays)
     assert all(again.probability(word) == Lexicon(COUNTS).probability(word) for word in COUNTS)
     assert len(again) == len(COUNTS)
     english = Lexicon({f"inter{stem}{end}": 1 for stem in ("act", "sect", "est") for end in ("", "s", "ed", "ing")})
-    assert sum(tensor.nbytes for tensor in english.to_tensors().values()) < 6.5 * len(english)
+    assert sum(array.nbytes for array in english.to_arrays().values()) < 6.5 * len(english)
 
 
 @pytest.mark.parametrize("counts", [{}, {"": 1}, {"a" * 256: 1}, {"cat": 0}])
@@ -52,16 +53,16 @@ def test_what_is_no_lexicon_is_refused(counts: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("rest", torch.tensor([1], dtype=torch.uint8)),
-        ("bytes", torch.zeros(3, dtype=torch.uint8)),
-        ("bytes", torch.full((len(Lexicon(COUNTS).to_tensors()["bytes"]),), 0xFF, dtype=torch.uint8)),
-        ("counts", torch.zeros(len(COUNTS), dtype=torch.uint8)),
+        ("rest", np.array([1], np.uint8)),
+        ("bytes", np.zeros(3, np.uint8)),
+        ("bytes", np.full(len(Lexicon(COUNTS).to_arrays()["bytes"]), 0xFF, np.uint8)),
+        ("counts", np.zeros(len(COUNTS), np.uint8)),
         ("counts", None),
     ],
 )
-def test_a_damaged_file_is_refused(name: str, value: torch.Tensor | None) -> None:
-    tensors = {**Lexicon(COUNTS).to_tensors(), **({name: value} if value is not None else {})}
+def test_a_damaged_file_is_refused(name: str, value: Array | None) -> None:
+    arrays = {**Lexicon(COUNTS).to_arrays(), **({name: value} if value is not None else {})}
     if value is None:
-        del tensors[name]
+        del arrays[name]
     with pytest.raises(ValueError, match="lexicon"):
-        Lexicon.from_tensors(tensors)
+        Lexicon.from_arrays(arrays)

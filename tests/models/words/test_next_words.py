@@ -4,13 +4,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from models.arrays import Array
 from models.decoding.completion import prompt_inputs
+from models.decoding.scoring import log_softmax
 from models.network import LanguageModel
 from models.text.levels import LEVELS, Level
 from models.text.tokenizer import Tokenizer
@@ -74,14 +77,15 @@ SPLIT = tiny_tokenizer("split")
 # Words that are tokens
 
 
-def by_hand(**probabilities: float) -> Tensor:
+def by_hand(**probabilities: float) -> Array:
     """Log-probabilities over the word vocabulary; `_pear` stands for " pear"; what is not named is impossible."""
-    row = torch.zeros(len(WORD))
+    row = np.zeros(len(WORD), np.float32)
     names = {"dot": ".", "bang": "!", "unk": "<unk>", "eos": "<eos>"}
     for name, probability in probabilities.items():
         row[WORD.vocabulary[names.get(name, name.replace("_", " "))]] = probability
     assert float(row.sum()) == pytest.approx(1)
-    return row.log()
+    with np.errstate(divide="ignore"):
+        return np.log(row)
 
 
 HAND = by_hand(_pear=0.2, pear=0.1, _cat=0.16, _cats=0.04, The=0.05, dot=0.25, unk=0.15, eos=0.05)
@@ -131,7 +135,7 @@ def test_completions_are_renormalised_over_the_words_that_begin_so(completing: s
 
 def test_case_is_ignored_only_where_no_word_begins_in_this_case() -> None:
     tokenizer = Tokenizer.train(["Pear pear Pears"], "word", "line")
-    uniform = torch.zeros(len(tokenizer)).log_softmax(0)
+    uniform = np.full(len(tokenizer), -math.log(len(tokenizer)), np.float32)
     index = WordIndex(tokenizer)
     assert set(listed(index.find(uniform, Begun("a", " ", "P"), 10, False))) == {"Pears"}
     assert set(listed(index.find(uniform, Begun("a", " ", "p"), 10, False))) == {"pear"}
@@ -140,7 +144,7 @@ def test_case_is_ignored_only_where_no_word_begins_in_this_case() -> None:
 
 def test_a_word_is_completed_in_the_form_that_was_typed_and_in_the_other_where_there_is_none() -> None:
     tokenizer = Tokenizer.train(["Pear pear Pears"], "word", "line")
-    uniform = torch.zeros(len(tokenizer)).log_softmax(0)
+    uniform = np.full(len(tokenizer), -math.log(len(tokenizer)), np.float32)
     index = WordIndex(tokenizer)
     assert set(listed(index.find(uniform, Begun("", "", "P"), 10, False))) == {"Pear"}
     assert set(listed(index.find(uniform, Begun("(", "", "Pears"), 10, False))) == {"Pears"}
@@ -153,7 +157,7 @@ def test_top_limits_the_list_and_coverage_says_what_it_covers() -> None:
 
 
 def test_split_level_words_have_no_leading_space_anyway() -> None:
-    uniform = torch.zeros(len(SPLIT)).log_softmax(0)
+    uniform = np.full(len(SPLIT), -math.log(len(SPLIT)), np.float32)
     found = listed(WordIndex(SPLIT).find(uniform, Begun("the", " ", "ca"), 10, False))
     assert found == {"cat": 0.5, "cats": 0.5}
 
@@ -161,15 +165,15 @@ def test_split_level_words_have_no_leading_space_anyway() -> None:
 # Words that are spelled
 
 
-def distributions(model: LanguageModel, ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def distributions(model: LanguageModel, ids: Tensor, state: Tensor) -> tuple[Array, Tensor]:
     """(B,) ids, (B, S) -> log-probabilities (B, V), state (B, S)."""
     logits, state = model(ids[:, None], state)
-    return logits[:, -1].log_softmax(-1), state
+    return log_softmax(logits[:, -1].numpy()), state
 
 
-def after(model: LanguageModel, tokenizer: Tokenizer, context: str) -> tuple[Tensor, Tensor]:
+def after(model: LanguageModel, tokenizer: Tokenizer, context: str) -> tuple[Array, Tensor]:
     logits, state = model(torch.tensor([prompt_inputs(tokenizer, context)]), model.config.state_layout.zeros(1))
-    return logits[0, -1].log_softmax(-1), state
+    return log_softmax(logits[:, -1].numpy())[0], state
 
 
 class Expansions:
@@ -216,10 +220,10 @@ def spelled(model: LanguageModel, context: str, begun: str = "", longest: int = 
     The letters of `begun` are taken as given: probabilities are over what begins so.
     """
     row, state = after(model, CHAR, context + begun)
-    rows, states, words, totals = row[None], state, [begun], torch.zeros(1, dtype=torch.float64)
+    rows, states, words, totals = row[None], state, [begun], np.zeros(1)
     for length in range(longest + 1):
         if begun or length:
-            ended = totals + rows[:, ENDS].logsumexp(1)
+            ended = totals + np.log(np.exp(rows[:, ENDS]).sum(1))
             yield from zip(words, ended.tolist(), strict=True)
         words = [word + CHAR.tokens[letter] for word in words for letter in LETTERS]
         totals = (totals[:, None] + rows[:, LETTERS]).flatten()
@@ -301,7 +305,7 @@ def test_unk_and_eos_are_never_part_of_a_spelled_word(spelling: Expansions) -> N
 def test_spelled_punctuation_is_offered_only_when_asked_for(spelling: Expansions) -> None:
     without, with_marks = spelling.find("the hen", top=50), spelling.find("the hen ", top=50, punctuation=True)
     assert "." not in dict(without.words)
-    probability = float(after(spelling.model, CHAR, "the hen ")[0][CHAR.vocabulary["."]].exp())
+    probability = float(np.exp(after(spelling.model, CHAR, "the hen ")[0][CHAR.vocabulary["."]]))
     assert dict(with_marks.words)["."] == pytest.approx(probability, rel=1e-4)
 
 
@@ -342,14 +346,14 @@ def subwords() -> Expansions:
 def probability_of(model: LanguageModel, pieces: WordPieces, context: str, text: str) -> float:
     """Of `text` and a boundary after it: summed over every way to put it together."""
 
-    def rest(remaining: str, row: Tensor, state: Tensor) -> float:
+    def rest(remaining: str, row: Array, state: Tensor) -> float:
         if not remaining:
-            return float(row[pieces.ends].exp().sum())
+            return float(np.exp(row[pieces.ends]).sum())
         total = 0.0
         for token_id, surface in enumerate(pieces.surfaces):
             if surface and remaining.startswith(surface):
                 next_row, next_state = distributions(model, torch.tensor([token_id]), state)
-                total += float(row[token_id].exp()) * rest(remaining.removeprefix(surface), next_row[0], next_state)
+                total += float(np.exp(row[token_id])) * rest(remaining.removeprefix(surface), next_row[0], next_state)
         return total
 
     return rest(text, *after(model, BPE, context))

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.backends.native import pointer
-from training.kernels import library, trains
+from training.kernels import library, pointer, trains
 from training.kernels.dropout import STEPS, dropout
 from training.kernels.multiply import workspace
 
