@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, Unpack
 from pydantic import BaseModel, ValidationError
 
 from app import limits
+from app.engine import sequence as engine
 from app.engine.engine import Engine
 from app.errors import InvalidValueError, ServiceError, UnavailableError, UnknownModelError, validation_error
 from app.metrics import Metrics
@@ -39,6 +40,7 @@ from app.tasks import generate, next, rescore, score  # noqa: A004 — named aft
 from carousel.included import find_model, included_models
 from carousel.options import GenerateOptions
 from carousel.worker import Worker
+from models.text.tokenizer import Tokenizer
 
 Item = TypeVar("Item")
 Response = TypeVar("Response", bound=BaseModel)
@@ -123,6 +125,11 @@ class LanguageModel:
         if self._open is None:
             raise UnavailableError("the model is closed")
         return self._open
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns text into token ids and back."""
+        return self._served.checkpoint.tokenizer
 
     def __repr__(self) -> str:
         return f"<carousel.LanguageModel {self.name!r}, {self.backend}>"
@@ -243,6 +250,10 @@ class LanguageModel:
 
     def _timeout(self, body: GenerateRequest) -> float:
         return body.timeout_seconds or self._settings.timeout_seconds
+
+    def run(self, sequences: list[engine.Sequence]) -> None:
+        """Let the engine work on sequences until all are finished; for what no task answers, as `carousel.kenlm`."""
+        self._worker.run(partial(self._served.engine.run, sequences, self._settings.timeout_seconds))
 
     def _generate_body(self, prompt: str | Sequence[str], options: GenerateOptions) -> GenerateRequest:
         values: dict[str, Any] = dict(options)

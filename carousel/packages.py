@@ -7,20 +7,18 @@ from pathlib import Path
 
 PACKAGES = ("app", "models", "training")
 
-_ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder that ours are in."""
 
 
-def check_packages(root: Path = _ROOT) -> None:
-    """Raises `ImportError` where Python finds another package by the name of one of ours. Imports none of them.
-
-    root: the folder that ours are in.
-    """
+def check_packages() -> None:
+    """Raises `ImportError` where Python finds another package by the name of one of ours. Imports none of them."""
     for name in PACKAGES:
         found = _place(name)
-        if found is None or found.resolve() != root / name:
+        if found is None or found.resolve() != ROOT / name:
             where = "no such package" if found is None else str(found)
             raise ImportError(
-                f"carousel needs its own package {name!r} in {root}, but Python finds {where}. If your project has a "
+                f"carousel needs its own package {name!r} in {ROOT}, but Python finds {where}. If your project has a "
                 f"package or module named {name!r}, rename it, move it into a package, or start Python with -P when "
                 "it is only beside the script; or run 'carousel serve' and use the model over HTTP",
                 name=name,
