@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.backends.native import pointer
-from training.kernels import library, trains
+from training.kernels.library import library, trains
 from training.kernels.multiply import multiply, multiply_transposed, right_hand, workspace
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.backends.native import feature_bits, pointer, processor_features
-from training.kernels import library, trains
+from training.kernels.library import library, trains
 
 
 def workspace() -> int:

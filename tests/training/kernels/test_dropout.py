@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from models.backends.native import pointer
-from training.kernels import library, trains
 from training.kernels.dropout import STEPS, dropout
+from training.kernels.library import library, trains
 from training.kernels.multiply import workspace
 
 pytestmark = pytest.mark.skipif(not trains(), reason="needs AVX-512 bfloat16")
