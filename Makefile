@@ -54,8 +54,8 @@ train: .venv/.train ## train a model on a text and export it to checkpoints/NAME
 	@test -n "$(TEXT)" || { echo "usage: make train TEXT=book.txt [NAME=book] [ARGS=--help]" >&2; exit 2; }
 	$(BIN)/python -m training train $(TEXT) --out checkpoints/$(NAME) $(ARGS)
 
-test: .venv/.dev ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: .venv/.dev ## run the tests, in a process for each core; ARGS="-k sampling"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: .venv/.dev ## check formatting, lint, types, and that the set-up is whole
 	$(BIN)/ruff format --check .
