@@ -24,10 +24,13 @@ esac
 INSTALL
 
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY app app
+COPY carousel carousel
 COPY models models
 COPY training training
+# The included models lie beside the package, where a volume can take their place, and not within it.
+RUN mkdir checkpoints
 RUN --mount=type=cache,target=/root/.cache/pip pip --python /venv/bin/python install --no-deps . \
     && cd / && /venv/bin/python -c "from models.backends import native; assert native.available()"
 

@@ -29,7 +29,7 @@ WITH_serve := serve
 WITH_train := serve train
 WITH_dev   := serve train dev
 
-.venv/.serve .venv/.train .venv/.dev: .venv/.%: requirements/%.txt requirements/uv.txt pyproject.toml Makefile $(KERNELS)
+.venv/.serve .venv/.train .venv/.dev: .venv/.%: requirements/%.txt requirements/uv.txt pyproject.toml setup.py Makefile $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: Python 3.11 or newer is needed; name one with PYTHON=python3.x" >&2; exit 1; }
 	@test -z "$(filter-out .venv/.torch-$(TORCH),$(wildcard .venv/.torch-*))" || rm -rf .venv
