@@ -1,35 +1,44 @@
-# Build: dependencies and the native kernels into /venv. A change of the code does not install dependencies anew.
+# Build: the locked dependencies and the native kernels into /venv. A change of the code does not install dependencies anew.
 FROM python:3.11-slim AS build
 
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt,sharing=locked \
     apt-get update && apt-get install --yes --no-install-recommends g++
 
-# PyTorch's index of CPU builds; empty for the GPU build (several GB).
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ARG TORCH_VERSION=2.13.0
-
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-RUN python -m venv /venv
+RUN python -m venv --without-pip /venv
+COPY requirements/serve.txt /src/requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /venv/bin/pip install ${TORCH_INDEX:+--no-deps --retries 1 --extra-index-url "$TORCH_INDEX"} "torch==$TORCH_VERSION"
+    pip --python /venv/bin/python install --require-hashes -r /src/requirements/serve.txt
+
+# Serving on a processor does without PyTorch. TORCH=cpu adds its CPU build, TORCH=cuda its GPU build (several GB).
+ARG TORCH=none
+ARG TORCH_VERSION=2.13.0
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN --mount=type=cache,target=/root/.cache/pip <<INSTALL
+case $TORCH in
+  none) ;;
+  cpu) pip --python /venv/bin/python install --retries 1 --extra-index-url "$TORCH_INDEX" "torch==$TORCH_VERSION" ;;
+  cuda) pip --python /venv/bin/python install "torch==$TORCH_VERSION" ;;
+  *) echo "TORCH=$TORCH: none, cpu or cuda" >&2; exit 1 ;;
+esac
+INSTALL
 
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
-RUN --mount=type=cache,target=/root/.cache/pip <<INSTALL
-set -e
-/venv/bin/python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" > requirements.txt
-/venv/bin/pip install -r requirements.txt
-INSTALL
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY app app
+COPY carousel carousel
 COPY models models
 COPY training training
-RUN --mount=type=cache,target=/root/.cache/pip /venv/bin/pip install --no-deps . \
-    && cd / && /venv/bin/python -c "import models.backends.native as native; assert native.available()"
+# The included models lie beside the package, where a volume can take their place, and not within it.
+RUN mkdir checkpoints
+RUN --mount=type=cache,target=/root/.cache/pip pip --python /venv/bin/python install --no-deps . \
+    && cd / && /venv/bin/python -c "from models.backends import native; assert native.available()"
 
-# Serve: no compiler, no pip cache, no root.
+# Serve: no compiler, no pip, no root.
 FROM python:3.11-slim
 
-RUN useradd --system --uid 10001 --home-dir /carousel --shell /usr/sbin/nologin carousel
+RUN useradd --system --uid 10001 --home-dir /carousel --shell /usr/sbin/nologin carousel \
+    && rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip*
 COPY --from=build /venv /venv
 WORKDIR /carousel
 COPY checkpoints checkpoints

@@ -1,10 +1,4 @@
-# Each target sets up .venv by itself when it is missing or older than pyproject.toml.
-#   make serve [PORT=8000]                       serve the checkpoints
-#   make train TEXT=book.txt [NAME=book]         train a model on a text and export it to checkpoints/NAME
-#   make test, make check                        the tests; formatting, lint and types
-#   make bench [ARGS="--quick"]                  measure this machine: benchmarks/results; ARGS="--help" lists options
-#   TORCH=cuda                                   with PyTorch's GPU build instead of the CPU build
-#   make train TEXT=book.txt ARGS="--device cuda"    options of `training train`
+# Each target sets up .venv by itself, from the locks in requirements/, when it is missing or older than what it is made of.
 
 SHELL  := /bin/bash
 PYTHON ?= python3
@@ -12,51 +6,81 @@ TORCH  ?= cpu
 PORT   ?= 8000
 NAME   ?= $(basename $(notdir $(patsubst %/,%,$(firstword $(TEXT)))))
 BIN    := .venv/bin
-READY  := .venv/.installed-$(TORCH)
 
 # PyTorch's own index of CPU builds, so that a machine without a GPU downloads no CUDA. It is one more place to look, for
 # torch alone: where it cannot be reached pip soon goes on without it.
 TORCH_VERSION := 2.13.0
 CPU_INDEX     := https://download.pytorch.org/whl/cpu
-ifeq ($(TORCH),cpu)
-TORCH_REQUIREMENT := --no-deps --retries 1 --extra-index-url $(CPU_INDEX) torch==$(TORCH_VERSION)
-else
-TORCH_REQUIREMENT := torch==$(TORCH_VERSION)
-endif
+INSTALL_cpu   := --no-deps --retries 1 --extra-index-url $(CPU_INDEX) torch==$(TORCH_VERSION)
+INSTALL_cuda  := torch==$(TORCH_VERSION)
 
-.PHONY: serve train test check bench format clean
+KERNELS := $(wildcard models/backends/native/*.cpp models/backends/native/*.h training/kernels/*.cpp training/kernels/*.h)
 
-# A set-up for the other kind of PyTorch is replaced.
-$(READY): pyproject.toml Makefile $(wildcard models/backends/native/*.cpp models/backends/native/*.h training/kernels/*.cpp training/kernels/*.h)
+.DEFAULT_GOAL := help
+.PHONY: help serve train test check bench figures format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  TORCH=cuda    with PyTorch's GPU build;  PYTHON=python3.x    with another Python"
+
+# What a purpose needs, each with what the ones before it need: serve has neither PyTorch nor tools, train has PyTorch,
+# dev has what tests and checks use. A set-up for the other kind of PyTorch is replaced.
+WITH_serve := serve
+WITH_train := serve train
+WITH_dev   := serve train dev
+
+.venv/.serve .venv/.train .venv/.dev: .venv/.%: requirements/%.txt requirements/uv.txt pyproject.toml setup.py Makefile $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: Python 3.11 or newer is needed; name one with PYTHON=python3.x" >&2; exit 1; }
-	@test -z "$(filter-out $(READY),$(wildcard .venv/.installed-*))" || rm -rf .venv
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet $(TORCH_REQUIREMENT)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	@test -z "$(filter-out .venv/.torch-$(TORCH),$(wildcard .venv/.torch-*))" || rm -rf .venv
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --require-hashes -r requirements/uv.txt; }
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $<
+	@test $* = serve || $(MAKE) --no-print-directory .venv/.torch-$(TORCH)
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@$(BIN)/python -c 'import sys; from models.backends import native; sys.exit(not native.available())' 2> /dev/null \
+	  || { echo "The C++ kernels were not built; PyTorch does their work, slower." >&2; \
+	       $(MAKE) --no-print-directory .venv/.torch-$(TORCH); }
+	@touch $(WITH_$*:%=.venv/.%)
+
+# PyTorch is no part of the locks: its wheels differ from index to index.
+.venv/.torch-cpu .venv/.torch-cuda: .venv/.torch-%:
+	$(BIN)/pip install --quiet $(INSTALL_$*)
 	@touch $@
 
-serve: $(READY)
+serve: .venv/.$(if $(filter cuda,$(TORCH)),train,serve) ## serve the checkpoints; PORT=8000
 	$(BIN)/python -m app serve --port $(PORT)
 
-train: $(READY)
+train: .venv/.train ## train a model on a text and export it to checkpoints/NAME: TEXT=book.txt [NAME=book] [ARGS=--help]
 	@test -n "$(TEXT)" || { echo "usage: make train TEXT=book.txt [NAME=book] [ARGS=--help]" >&2; exit 2; }
 	$(BIN)/python -m training train $(TEXT) --out checkpoints/$(NAME) $(ARGS)
 
-test: $(READY)
-	$(BIN)/python -m pytest
+test: .venv/.dev ## run the tests, in a process for each core; ARGS="-k sampling"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
-check: $(READY)
+check: .venv/.dev ## check formatting, lint, types, and that the set-up is whole
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/pip check
 
-bench: $(READY)
+bench: .venv/.dev ## measure this machine: benchmarks/results; ARGS="--quick", ARGS="--help" lists options
 	$(BIN)/python -m benchmarks $(ARGS)
 
-format: $(READY)
+figures: .venv/.dev ## write the tables of README.md and docs/ anew from benchmarks/results
+	$(BIN)/python -m benchmarks.tables
+
+format: .venv/.dev ## format the code, mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+# The locks are of all platforms and Pythons at once, so that pip can use them anywhere: pip install --require-hashes -r …
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --upgrade \
+             --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --excludes requirements/excluded.in
+lock: .venv/.serve ## renew the locks in requirements/ from pyproject.toml
+	$(COMPILE) pyproject.toml requirements/torch.in --extra dev --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml requirements/torch.in --extra train --constraint requirements/dev.txt --output-file requirements/train.txt
+	$(COMPILE) pyproject.toml --constraint requirements/dev.txt --output-file requirements/serve.txt
+	echo uv | $(COMPILE) - --output-file requirements/uv.txt
+
+clean: ## remove the set-up and the caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

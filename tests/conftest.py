@@ -1,5 +1,11 @@
-"""Fixtures that all tests share. Nothing is trained or downloaded; what is session-scoped is read-only."""
+"""Fixtures that all tests share. Nothing is trained or downloaded; what is session-scoped is read-only.
 
+Where `CI` is set, a test may be skipped only for a reason listed in `may_skip`: any other skip is a failure.
+"""
+
+import os
+import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -11,6 +17,33 @@ from models.text.tokenizer import Tokenizer
 from tests.tiny import tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def may_skip(reason: str) -> bool:
+    """Whether CI may go without a test that says this: never for want of a browser, or of kernels that would run."""
+    if "AVX-512 bfloat16" in reason:
+        return not (CPUINFO.exists() and "avx512_bf16" in CPUINFO.read_text())
+    if "/proc" in reason:
+        return sys.platform != "linux"
+    return any(wanted in reason for wanted in ("no GPU", "on request", "qemu"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if (
+        report.skipped
+        and os.environ.get("CI")
+        and not hasattr(report, "wasxfail")
+        and isinstance(report.longrepr, tuple)
+    ):
+        reason = report.longrepr[2]
+        if not may_skip(reason):
+            report.outcome = "failed"
+            report.longrepr = f"must not be skipped in CI: {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -3,41 +3,10 @@
 They are an extension of their own. `accelerate` sets them on an encoder; `models` knows nothing of them.
 """
 
-from torch import Tensor
-
-from models.backends.native.library import INT, INT64, POINTER, UINT64, load_library
 from models.encoder import Encoder
-
-# As in kernels.cpp. Functions that a processor without AVX-512 does not have are in the second table.
-_ALWAYS = {"carousel_trains": (INT,)}
-_SIGNATURES = {
-    **_ALWAYS,
-    "carousel_training_workspace": (POINTER, INT, INT),
-    "carousel_layer_forward": (None, POINTER, INT, INT, INT, *[POINTER] * 6),
-    "carousel_layer_backward": (None, POINTER, INT, INT, INT, *[POINTER] * 6),
-    "carousel_packed_bytes": (INT64, INT, INT),
-    "carousel_pack": (None, POINTER, INT, INT, POINTER, INT, POINTER),
-    "carousel_multiply": (None, POINTER, INT, INT, INT, POINTER, POINTER, POINTER, POINTER),
-    "carousel_multiply_transposed": (None, POINTER, INT, INT, INT, POINTER, POINTER, INT, POINTER, POINTER),
-    "carousel_softmax_gradient": (None, POINTER, INT, INT, POINTER, POINTER, POINTER),
-    "carousel_drop": (None, POINTER, INT64, UINT64, INT, INT, POINTER, POINTER),
-}
-
-library = load_library("training.kernels._kernels", _SIGNATURES)
-
-
-def pointer(tensor: Tensor) -> int:
-    """Address of the tensor's first value; the caller keeps the tensor alive for as long as it is used."""
-    return tensor.data_ptr()
-
-
-def trains() -> bool:
-    """Whether training has kernels for this processor."""
-    return library is not None and bool(library.carousel_trains())
+from training.kernels import lstm
 
 
 def accelerate(encoder: Encoder) -> None:
     """Makes an encoder run its LSTM layers by our kernels wherever they can: see `models.encoder.LayerKernel`."""
-    from training.kernels import lstm
-
     encoder.layer_kernel = lstm

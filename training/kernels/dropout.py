@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.kernels import library, pointer, trains
+from training.kernels.library import library, pointer, trains
 from training.kernels.multiply import workspace
 
 STEPS = 1 << 16

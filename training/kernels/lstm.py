@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.kernels import library, pointer, trains
+from training.kernels.library import library, pointer, trains
 from training.kernels.multiply import multiply, multiply_transposed, right_hand, workspace
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.backends.native import feature_bits, processor_features
-from training.kernels import library, pointer, trains
+from training.kernels.library import library, pointer, trains
 
 
 def workspace() -> int:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.kernels import library, pointer, trains
 from training.kernels.dropout import STEPS, dropout
+from training.kernels.library import library, pointer, trains
 from training.kernels.multiply import workspace
 
 pytestmark = pytest.mark.skipif(not trains(), reason="needs AVX-512 bfloat16")

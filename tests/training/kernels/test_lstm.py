@@ -10,7 +10,8 @@ from models.config import NetworkConfig
 from models.network import LanguageModel
 from training.config import TrainingConfig
 from training.data.batching import Truncation
-from training.kernels import lstm, trains
+from training.kernels import lstm
+from training.kernels.library import trains
 from training.loss import WindowLoss
 
 pytestmark = pytest.mark.skipif(not trains(), reason="needs AVX-512 bfloat16")

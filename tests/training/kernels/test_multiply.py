@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.kernels import multiply as products
-from training.kernels import trains
+from training.kernels.library import trains
 from training.kernels.multiply import multiply, multiply_transposed, right_hand, softmax_gradient_
 
 SHAPES = [
