@@ -15,8 +15,10 @@ distribution, one draw, no loop.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 GREEDY_BELOW = 1e-4
@@ -28,24 +30,28 @@ LARGEST_LOGIT = 1e30
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one sequence is drawn. Values are taken as valid: whoever lets a user set them checks them."""
+    """How the tokens of one sequence are sampled: the only definition of these parameters, with their ranges and what
+    users read about them. Values are taken as valid: the request bodies that are made of these fields check them.
+    """
 
-    temperature: float = 1.0
-    """0 is greedy: the likeliest token, the lowest id among equals."""
-    top_k: int = 0
-    """Keep the k likeliest; 0: all."""
-    top_p: float = 1.0
-    """Keep the fewest likeliest tokens whose mass reaches p (nucleus sampling, Holtzman et al. 2020, section 3.1)."""
-    min_p: float = 0.0
-    """Keep what is at least this share of the likeliest (Nguyen et al. 2024)."""
-    repetition_penalty: float = 1.0
-    """Divides positive, multiplies negative logits of tokens seen in prompt or completion (Keskar et al. 2019, 4.1)."""
-    presence_penalty: float = 0.0
-    """Subtracted from the logits of tokens in the completion."""
-    frequency_penalty: float = 0.0
-    """Subtracted from those logits as often as the token is there."""
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    """Added to the logits of these token ids."""
+    temperature: Annotated[float, Ge(0), Le(10)] = 1.0
+    """Below 1 the text is plainer, above 1 wilder; at 0 the likeliest token is always taken."""
+    top_k: Annotated[int, Ge(0)] = 0
+    """Sample from the k likeliest tokens; 0: from all."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Sample from the fewest likeliest tokens whose probabilities reach this sum (nucleus sampling, Holtzman et al.
+    2020, section 3.1)."""
+    min_p: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Sample from tokens at least this fraction as probable as the likeliest (Nguyen et al. 2024)."""
+    repetition_penalty: Annotated[float, Gt(0), Le(10)] = 1.0
+    """Above 1, tokens of prompt and completion become less likely: it divides their positive logits and multiplies the
+    negative ones (Keskar et al. 2019, section 4.1)."""
+    presence_penalty: Annotated[float, Ge(-2), Le(2)] = 0.0
+    """Subtracted once from the logits of tokens that the completion contains."""
+    frequency_penalty: Annotated[float, Ge(-2), Le(2)] = 0.0
+    """Subtracted from the logits of a token once for each time that the completion contains it."""
+    logit_bias: Mapping[int, Annotated[float, Ge(-100), Le(100)]] = field(default_factory=dict)
+    """Added to logits, by token id."""
 
     @property
     def adjusts(self) -> bool:

@@ -63,6 +63,11 @@ def score_sequences(
     return results
 
 
+def best_total(logprob: float, logprob_open: float | None) -> float:
+    """The total by which texts are compared, in nats: with the spelling of unknown words where a model can spell."""
+    return logprob if logprob_open is None else logprob_open
+
+
 def perplexity(logprob: float, tokens: int) -> float | None:
     """exp(-logprob / tokens); None over no tokens, infinity where a float cannot hold it."""
     if tokens == 0:
