@@ -1,37 +1,51 @@
-"""Everything that can go wrong while serving, and the one table from error to status and code.
+"""Everything that can go wrong while serving: the one table of status, type, code and what the API reference says.
 
 ServiceError
-├── InvalidValueError      a value that is wrong; names the field
-├── MalformedJsonError     a body that is not JSON
-├── UnknownModelError      no model of that name is served
-├── UnauthorizedError      an API key is asked for and this is none
-├── OverloadedError        too many requests are waiting
-├── DeadlineError          the request's time is over
-├── UnavailableError       starting up or shutting down
-├── ClientGoneError        nobody waits for the answer any more
-└── InternalError          our own fault
+├── MalformedJsonError     400  the body is not JSON
+├── UnauthorizedError      401  the server asks for an API key, and the request bears no valid one
+├── UnknownModelError      404  no served model has that name
+├── BodyTooLargeError      413  the body has more bytes than the server takes
+├── InvalidValueError      422  a value is wrong; names the field
+│   └── WrongTaskError     422  the model is made for another task
+├── OverloadedError        429  too many requests are waiting
+├── ClientGoneError        499  the client hung up
+├── InternalError          500  our own fault
+├── UnavailableError       503  starting up or shutting down
+└── DeadlineError          504  the request took longer than it may
 """
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-
-logger = logging.getLogger("carousel")
+from pydantic import BaseModel
 
 SHOWN_CHARACTERS = 64
-"""Of a wrong value, this much is shown in the message."""
+"""A message shows this many characters of a wrong value."""
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorResponse(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail
 
 
 class ServiceError(Exception):
-    """An error with a place in the one error shape. param: dotted path of the field, where one is to blame."""
+    """An error that a client is told about. param: dotted path of the field to blame; None: no field is.
+
+    description: what the API reference says of the status; empty: the reference does not list it.
+    """
 
     status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
+    type: ClassVar[str] = "invalid_request_error"
     code: str = "internal_error"
+    description: ClassVar[str] = ""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -42,36 +56,65 @@ class ServiceError(Exception):
     def headers(self) -> dict[str, str]:
         return {}
 
-    def body(self) -> dict[str, Any]:
-        return error_body(self.message, self.type, self.param, self.code)
-
-
-class InvalidValueError(ServiceError):
-    """A value that is wrong. The message names field, value and limit."""
-
-    status, type, code = 422, "invalid_request_error", "invalid_value"
+    def response(self) -> ErrorResponse:
+        return error_response(self.message, self.type, self.param, self.code)
 
 
 class MalformedJsonError(ServiceError):
-    status, type, code = 400, "invalid_request_error", "malformed_json"
-
-
-class UnknownModelError(ServiceError):
-    status, type, code = 404, "invalid_request_error", "model_not_found"
+    status, code = 400, "malformed_json"
+    description = "The body is not JSON."
 
 
 class UnauthorizedError(ServiceError):
     status, type, code = 401, "authentication_error", "invalid_api_key"
+    description = "No valid API key."
+
+    def __init__(self) -> None:
+        super().__init__("an API key is needed: send it as 'Authorization: Bearer KEY'")
 
     @property
     def headers(self) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
 
 
+class UnknownModelError(ServiceError):
+    status, code = 404, "model_not_found"
+    description = "No such model."
+
+
+class BodyTooLargeError(ServiceError):
+    """limit: bytes that the server takes."""
+
+    status, code = 413, "body_too_large"
+    description = "The body is too large."
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body has more than {limit} bytes")
+
+
+class InvalidValueError(ServiceError):
+    """A value is wrong. The message names field, value and limit."""
+
+    status, code = 422, "invalid_value"
+    description = "A value is wrong; the message names field, value and limit."
+
+
+class WrongTaskError(InvalidValueError):
+    """The model cannot do what is asked. able: the served models that can."""
+
+    code = "wrong_task"
+
+    def __init__(self, name: str | None, task: str, able: Iterable[str]) -> None:
+        who = "no served model is" if name is None else f"{shown(name)} is not"
+        others = ", ".join(able)
+        super().__init__(f"model: {who} made for {task}" + (f"; models that are: {others}" if others else ""), "model")
+
+
 class OverloadedError(ServiceError):
     """retry_after: whole seconds, at least 1."""
 
     status, type, code = 429, "overloaded_error", "too_many_requests"
+    description = "Too many requests; `Retry-After` says when to come back."
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
@@ -82,42 +125,58 @@ class OverloadedError(ServiceError):
         return {"Retry-After": str(self.retry_after)}
 
 
-class UnavailableError(ServiceError):
-    status, code = 503, "unavailable"
-
-
-class DeadlineError(ServiceError):
-    status, type, code = 504, "timeout_error", "deadline_exceeded"
-
-
 class ClientGoneError(ServiceError):
     status, type, code = 499, "client_error", "client_gone"
 
 
 class InternalError(ServiceError):
-    pass
+    type = "server_error"
+
+    def __init__(self, message: str = "an unexpected error; the server's log has the details") -> None:
+        super().__init__(message)
 
 
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+class UnavailableError(ServiceError):
+    status, type, code = 503, "server_error", "unavailable"
+    description = "Starting up or shutting down."
 
 
-def error_body(message: str, type_: str, param: str | None, code: str) -> dict[str, Any]:
-    """The one error shape."""
-    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+class DeadlineError(ServiceError):
+    status, type, code = 504, "timeout_error", "deadline_exceeded"
+    description = "The request took longer than `timeout_seconds`."
+
+
+def _table(kinds: Iterable[type[ServiceError]]) -> dict[int, type[ServiceError]]:
+    return {kind.status: kind for kind in kinds if kind.description}
+
+
+BY_STATUS = _table(ServiceError.__subclasses__())
+"""The errors that the API reference lists."""
+
+
+def error_response(message: str, kind: str, param: str | None, code: str) -> ErrorResponse:
+    """The one shape of an error."""
+    return ErrorResponse(error=ErrorDetail(message=message, type=kind, param=param, code=code))
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it, cut to a bearable length."""
+    """A value as a message shows it, cut to `SHOWN_CHARACTERS`."""
     text = repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
+def at_most(param: str, value: float, limit: float, what: str = "") -> None:
+    """Raises `InvalidValueError` when a value is above its limit. what: the unit, for the message."""
+    if value > limit:
+        raise InvalidValueError(f"{param}: {shown(value)}{what} is more than the limit of {limit}", param)
+
+
 def validation_error(errors: Sequence[dict[str, Any]], body: object = None) -> InvalidValueError:
-    """The first of pydantic's complaints as one of ours. body: what was sent."""
+    """The first of pydantic's complaints as an error of ours. body: what the client sent."""
     first = errors[0]
     path = [part for part in first["loc"] if part != "body"]
     if len(path) == 2 and path[1] == 0 and isinstance(body, dict) and isinstance(body.get(path[0]), str):
-        path = path[:1]  # one text where several may stand: the client sent no list
+        path = path[:1]  # the client sent a text where a list of texts may stand, too
     path = [str(part)[:SHOWN_CHARACTERS] for part in path]
     message = first["msg"].removeprefix("Value error, ")
     if not path and not isinstance(body, dict):
@@ -132,32 +191,3 @@ def validation_error(errors: Sequence[dict[str, Any]], body: object = None) -> I
     error = InvalidValueError(f"{param}: {message}" if param else message, param)
     error.code = {"missing": "missing_field", "extra_forbidden": "unknown_field"}.get(first["type"], error.code)
     return error
-
-
-def count_error(request: Request, code: str) -> None:
-    """In the metrics: of the model that was asked, where it came to that."""
-    model_name = getattr(request.state, "model_name", "")
-    request.app.state.metrics.errors.labels(model_name, code).inc()
-
-
-def install_error_handlers(app: FastAPI) -> None:
-    """Every failure of a route leaves as the one error shape, and is counted."""
-
-    @app.exception_handler(ServiceError)
-    async def service_error(request: Request, error: ServiceError) -> JSONResponse:
-        count_error(request, error.code)
-        return JSONResponse(error.body(), error.status, error.headers)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        code = _HTTP_CODES.get(error.status_code, "http_error")
-        count_error(request, code)
-        message = f"{request.method} {request.url.path}: {error.detail}"
-        body = error_body(message, "invalid_request_error", None, code)
-        return JSONResponse(body, error.status_code, error.headers)
-
-    @app.exception_handler(Exception)
-    async def our_fault(request: Request, error: Exception) -> JSONResponse:
-        logger.error("unexpected error", exc_info=error)
-        count_error(request, InternalError.code)
-        return JSONResponse(InternalError("an unexpected error; the server's log has the details").body(), 500)

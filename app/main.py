@@ -5,20 +5,21 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.errors import install_error_handlers
+from app.deadline import Deadline
 from app.http import page, system, tasks
 from app.http.document import install_document
+from app.http.errors import install_error_handlers
 from app.metrics import Metrics
 from app.openai import routes as openai
 from app.registry import load_registry
-from app.schemas import NextRequest
 from app.settings import Settings
 from app.tasks import next as next_words
+from app.tasks.task import Call
 from models.process import settle_process
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """A service of the checkpoints that the settings point at; raises `StartupError` without a default model."""
+    """The service of the checkpoints in the settings' folder; raises `StartupError` without a default model."""
     metrics = Metrics()
     registry = load_registry(settings, metrics)
 
@@ -26,7 +27,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         registry.start()
         try:
-            await next_words.answer(NextRequest(text=""), registry.find(None), settings.timeout_seconds)
+            first = Call(registry.find(None), settings, Deadline.after(settings.timeout_seconds))
+            await next_words.answer(next_words.NextRequest(text=""), first)
             settle_process()
             app.state.ready = True
             yield
@@ -40,7 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=system.product_version(),
         lifespan=lifespan,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # a tenth of a request; /metrics has ours
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # a tenth of a request's time
     )
     app.state.settings = settings
     app.state.metrics = metrics
@@ -52,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def include_routes(app: FastAPI) -> None:
-    """All that the service answers, and the document of it."""
+    """Every route of the service, and the OpenAPI document."""
     install_document(app)
     app.include_router(tasks.router)
     app.include_router(openai.tasks)

@@ -1,81 +1,116 @@
-"""Every counter and histogram of the service, declared once, with its unit in its name."""
+"""Every metric of the service, declared once: the name in Prometheus, with its unit, and the meaning."""
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar, overload
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+Kind = TypeVar("Kind", Counter, Gauge, Histogram)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKEN_SECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-class Metrics:
-    """One set for one application: two applications in a process do not meet."""
+class Metric(Generic[Kind]):
+    """Declares a metric of `ModelMetrics`; an instance of that has the collector, labelled, under the same name."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        model = ["model_name"]
+    def __init__(self, kind: type[Kind], name: str, meaning: str, buckets: Sequence[float] | None = None) -> None:
+        self.kind: type[Kind] = kind
+        self.name = f"carousel_{name}"
+        self.meaning = meaning
+        self._options: dict[str, Any] = {} if buckets is None else {"buckets": buckets}
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"carousel_{name}", text, [*model, *labels], registry=self.registry)
+    def collector(self, registry: CollectorRegistry, *labels: str) -> Kind:
+        labelled: Kind = self.kind(self.name, self.meaning, ["model_name", *labels], registry=registry, **self._options)
+        return labelled
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"carousel_{name}", text, model, registry=self.registry)
+    @overload
+    def __get__(self, instance: None, owner: type) -> "Metric[Kind]": ...
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"carousel_{name}", text, model, buckets=buckets, registry=self.registry)
+    @overload
+    def __get__(self, instance: object, owner: type) -> Kind: ...
 
-        self.num_requests_running = gauge("num_requests_running", "Sequences that hold a row of the engine.")
-        self.num_requests_waiting = gauge("num_requests_waiting", "Sequences that wait for a row.")
-        self.requests_in_flight = gauge("requests_in_flight", "Requests that the engine holds, running and waiting.")
-        self.requests = counter("requests_total", "Requests taken by the engine.")
-        self.cancelled = counter("requests_cancelled_total", "Requests dropped because their client went away.")
-        self.refused = counter("requests_refused_total", "Requests refused because too many were waiting.")
-        self.errors = counter("request_errors_total", "Requests answered by an error, by its code.", "code")
-        self.prompt_tokens = counter("prompt_tokens_total", "Prompt tokens consumed.")
-        self.generation_tokens = counter("generation_tokens_total", "Tokens generated.")
-        self.scored_tokens = counter("scored_tokens_total", "Tokens scored.")
-        self.cache_queries = counter("prefix_cache_queries_total", "Prompts looked up in the prefix cache.")
-        self.cache_hits = counter("prefix_cache_hits_total", "Prompts of which a beginning was there.")
-        self.cached_tokens = counter("cached_tokens_total", "Prompt tokens that were not run again.")
-        self.time_to_first_token_seconds = histogram(
-            "time_to_first_token_seconds", "Time from a request's arrival to the first token of a completion.", _SECONDS
-        )
-        self.time_per_output_token_seconds = histogram(
-            "time_per_output_token_seconds", "Mean time between the tokens of a completion.", _TOKEN_SECONDS
-        )
-        self.step_seconds = histogram("step_seconds", "Time of one iteration of the engine.", _SECONDS)
-        self.batch_size = histogram("batch_size", "Sequences that one iteration of the engine worked on.", _ROWS)
-        self.request_queue_time_seconds = histogram(
-            "request_queue_time_seconds", "Time from a request's arrival to its first row.", _SECONDS
-        )
-        self.e2e_request_latency_seconds = histogram(
-            "e2e_request_latency_seconds", "Time from a request's arrival to its end.", _SECONDS
-        )
-
-    def of(self, model_name: str) -> "ModelMetrics":
-        """Those of one model. They are there, at zero, from now on."""
-        return ModelMetrics(self, model_name)
+    def __get__(self, instance: object | None, owner: type) -> "Metric[Kind] | Kind":
+        """The declaration; instances have an attribute of their own, which Python finds first."""
+        assert instance is None
+        return self
 
 
 class ModelMetrics:
-    """The metrics of one model: the label is looked up once, and not at every step."""
+    """The metrics of one model. A new metric is a line here."""
 
-    def __init__(self, metrics: Metrics, model_name: str) -> None:
-        self.num_requests_running = metrics.num_requests_running.labels(model_name)
-        self.num_requests_waiting = metrics.num_requests_waiting.labels(model_name)
-        self.requests_in_flight = metrics.requests_in_flight.labels(model_name)
-        self.requests = metrics.requests.labels(model_name)
-        self.cancelled = metrics.cancelled.labels(model_name)
-        self.refused = metrics.refused.labels(model_name)
-        self.prompt_tokens = metrics.prompt_tokens.labels(model_name)
-        self.generation_tokens = metrics.generation_tokens.labels(model_name)
-        self.scored_tokens = metrics.scored_tokens.labels(model_name)
-        self.cache_queries = metrics.cache_queries.labels(model_name)
-        self.cache_hits = metrics.cache_hits.labels(model_name)
-        self.cached_tokens = metrics.cached_tokens.labels(model_name)
-        self.time_to_first_token_seconds = metrics.time_to_first_token_seconds.labels(model_name)
-        self.time_per_output_token_seconds = metrics.time_per_output_token_seconds.labels(model_name)
-        self.step_seconds = metrics.step_seconds.labels(model_name)
-        self.batch_size = metrics.batch_size.labels(model_name)
-        self.request_queue_time_seconds = metrics.request_queue_time_seconds.labels(model_name)
-        self.e2e_request_latency_seconds = metrics.e2e_request_latency_seconds.labels(model_name)
-        self.registry = metrics.registry
+    num_requests_running = Metric(Gauge, "num_requests_running", "Sequences that hold a slot of the engine.")
+    num_requests_waiting = Metric(Gauge, "num_requests_waiting", "Sequences that wait for a slot.")
+    requests_in_flight = Metric(Gauge, "requests_in_flight", "Requests that the engine holds, running and waiting.")
+    requests = Metric(Counter, "requests_total", "Requests that the engine accepted.")
+    cancelled = Metric(Counter, "requests_cancelled_total", "Requests dropped because their client went away.")
+    refused = Metric(Counter, "requests_refused_total", "Requests refused because too many were waiting.")
+    prompt_tokens = Metric(Counter, "prompt_tokens_total", "Prompt tokens consumed.")
+    generation_tokens = Metric(Counter, "generation_tokens_total", "Tokens generated.")
+    scored_tokens = Metric(Counter, "scored_tokens_total", "Tokens scored.")
+    cache_queries = Metric(Counter, "prefix_cache_queries_total", "Prompts looked up in the prefix cache.")
+    cache_hits = Metric(Counter, "prefix_cache_hits_total", "Prefix-cache hits.")
+    cached_tokens = Metric(Counter, "cached_tokens_total", "Prompt tokens whose state was in the prefix cache.")
+    time_to_first_token_seconds = Metric(
+        Histogram,
+        "time_to_first_token_seconds",
+        "Time from a request's arrival to the first token of a completion.",
+        _SECONDS,
+    )
+    time_per_output_token_seconds = Metric(
+        Histogram,
+        "time_per_output_token_seconds",
+        "Mean time between the tokens of a completion.",
+        _TOKEN_SECONDS,
+    )
+    step_seconds = Metric(Histogram, "step_seconds", "Time of one iteration of the engine.", _SECONDS)
+    batch_size = Metric(Histogram, "batch_size", "Sequences that one iteration of the engine worked on.", _ROWS)
+    request_queue_time_seconds = Metric(
+        Histogram, "request_queue_time_seconds", "Time from a request's arrival to its first slot.", _SECONDS
+    )
+    e2e_request_latency_seconds = Metric(
+        Histogram, "e2e_request_latency_seconds", "Time from a request's arrival to its end.", _SECONDS
+    )
+
+    def __init__(self, metrics: "Metrics", model_name: str) -> None:
+        """The label is looked up here and not at every step; the figures are shown, at zero, from now on."""
+        for attribute, collector in metrics.collectors.items():
+            setattr(self, attribute, collector.labels(model_name))
+
+
+ERRORS = Metric(Counter, "request_errors_total", "Requests answered by an error, by its code.")
+"""Apart, as an error may belong to no model, and has a code."""
+
+DECLARED: dict[str, Metric[Any]] = {
+    name: metric for name, metric in vars(ModelMetrics).items() if isinstance(metric, Metric)
+}
+
+
+class Metrics:
+    """The metrics of one application: two applications in a process do not share figures."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.collectors = {name: metric.collector(self.registry) for name, metric in DECLARED.items()}
+        self._errors = ERRORS.collector(self.registry, "code")
+
+    def of(self, model_name: str) -> ModelMetrics:
+        return ModelMetrics(self, model_name)
+
+    def count_error(self, model_name: str, code: str) -> None:
+        """model_name: the model that was asked, empty where the request did not get as far."""
+        self._errors.labels(model_name, code).inc()
+
+    @staticmethod
+    def table() -> str:
+        """Every metric with its type and meaning, as Markdown."""
+        rows = [
+            "# Metrics\n\nWhat `GET /metrics` shows, in the format of Prometheus, for each model (label `model_name`). "
+            "[A dashboard](../deploy/grafana-dashboard.json) shows them. Made by `python -m app metrics`.\n",
+            "| metric | type | meaning |",
+            "|---|---|---|",
+        ]
+        for metric in (*DECLARED.values(), ERRORS):
+            rows += [f"| `{metric.name}` | {metric.kind.__name__.lower()} | {metric.meaning} |"]
+        return "\n".join(rows) + "\n"

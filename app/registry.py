@@ -1,27 +1,24 @@
-"""The models that are served: every checkpoint that loads, one of them the default."""
+"""The models that are served, each with the engine that runs it, and the default of each task."""
 
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
+from app.catalog import Catalog, Refused, StartupError
 from app.engine.engine import Engine
 from app.engine.runner import Runner
-from app.errors import UnknownModelError, shown
+from app.errors import UnknownModelError, WrongTaskError, shown
 from app.metrics import Metrics
 from app.settings import Settings
 from models.backends.load import gpu_available, load_inference
-from models.checkpoint.format import Checkpoint, CheckpointError, find_checkpoints, load_checkpoint
+from models.checkpoint.format import Checkpoint
 from models.process import cores
 from models.words.next_words import WordIndex, WordPieces
 
 logger = logging.getLogger("carousel")
 
-PREFERRED_DEFAULT = "english-word"
-
-
-class StartupError(RuntimeError):
-    """The server cannot start; the message says what to do."""
+LANGUAGE_MODEL = "language_model"
+"""The task of checkpoints that say nothing else."""
 
 
 @dataclass
@@ -35,6 +32,11 @@ class ServedModel:
     def name(self) -> str:
         return self.checkpoint.name
 
+    @property
+    def task(self) -> str:
+        """What the model is made for."""
+        return str(getattr(self.checkpoint, "task", LANGUAGE_MODEL))
+
     @cached_property
     def words(self) -> WordIndex:
         return WordIndex(self.checkpoint.tokenizer)
@@ -46,20 +48,29 @@ class ServedModel:
 
 @dataclass
 class Registry:
-    """Served models by name, and the checkpoints that were refused."""
+    """Served models by name, and the checkpoints that were refused.
+
+    default: name of the model for requests that name no model, of the task that it is made for; of another task the
+    default is the first model by name.
+    """
 
     default: str
     models: dict[str, ServedModel]
-    refused: list[CheckpointError] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
 
-    def find(self, name: str | None) -> ServedModel:
-        """The model of that name; None is the default. Raises `UnknownModelError`."""
+    def find(self, name: str | None, task: str = LANGUAGE_MODEL) -> ServedModel:
+        """The model of that name, or the default of a task. Raises `UnknownModelError` or `WrongTaskError`."""
         if name is None:
-            return self.models[self.default]
-        if name not in self.models:
+            name = self._default_of(task)
+        elif name not in self.models:
             known = ", ".join(self.models)
-            raise UnknownModelError(f"model: there is no {shown(name)}; served are {known}", "model")
+            raise UnknownModelError(f"model: no model is called {shown(name)}; served models: {known}", "model")
+        if name is None or self.models[name].task != task:
+            raise WrongTaskError(name, task, self._able(task))
         return self.models[name]
+
+    def is_default(self, model: ServedModel) -> bool:
+        return model.name == self._default_of(model.task)
 
     def start(self) -> None:
         for model in self.models.values():
@@ -69,50 +80,53 @@ class Registry:
         for model in self.models.values():
             model.engine.stop()
 
+    def _default_of(self, task: str) -> str | None:
+        able = self._able(task)
+        return self.default if self.default in able else next(iter(able), None)
+
+    def _able(self, task: str) -> list[str]:
+        """Names of the models that are made for a task."""
+        return [name for name, model in self.models.items() if model.task == task]
+
 
 def load_registry(settings: Settings, metrics: Metrics) -> Registry:
-    """Load every checkpoint of the folder. Raises `StartupError` when there is no default model to serve."""
-    device, found = _prepare(settings)
-    default = settings.default_model or _preferred(found)
-    models: dict[str, ServedModel] = {}
-    refused: list[CheckpointError] = []
-    for name, path in found.items():
-        try:
-            checkpoint = load_checkpoint(path)
-        except CheckpointError as error:
-            logger.error("refused checkpoint %s: %s", name, error)
-            refused.append(error)
+    """Load every checkpoint of the folder. Raises `StartupError` when the default model cannot be served."""
+    catalog, device = Catalog(settings), _prepare(settings)
+    registry = Registry(catalog.default, {})
+    for found in catalog.load_all():
+        if isinstance(found, Refused):
+            registry.refused.append(found)
             continue
-        models[name] = ServedModel(checkpoint, _engine(checkpoint, device, settings, metrics))
-        logger.info("loaded %s: %d parameters, %s", name, checkpoint.config.num_parameters, models[name].engine.backend)
-    if default not in models:
-        reason = next((str(error) for error in refused if error.path.parent.name == default), "there is no such folder")
-        raise StartupError(f"the default model {default!r} cannot be served: {reason}")
-    return Registry(default, models, refused)
+        served = ServedModel(found, _engine(found, device, settings, metrics))
+        registry.models[found.name] = served
+        logger.info("loaded %s: %d parameters, %s", found.name, found.config.num_parameters, served.engine.backend)
+    if catalog.default not in registry.models:
+        reasons = (str(refused.error) for refused in registry.refused if refused.name == catalog.default)
+        reason = next(reasons, f"no such folder in {catalog.folder}")
+        raise StartupError(f"the default model {catalog.default!r} cannot be served: {reason}")
+    return registry
 
 
-def load_model(settings: Settings, name: str | None, metrics: Metrics) -> ServedModel:
-    """Load one model, the default one unless it is named. Raises `UnknownModelError` or `StartupError`."""
-    device, found = _prepare(settings)
-    name = name or settings.default_model or _preferred(found)
-    if name not in found:
-        raise UnknownModelError(f"model: there is no {shown(name)} in {settings.checkpoints}", "model")
-    try:
-        checkpoint = load_checkpoint(found[name])
-    except CheckpointError as error:
-        raise StartupError(str(error)) from None
-    return ServedModel(checkpoint, _engine(checkpoint, device, settings, metrics))
+def load_model(settings: Settings, name: str | None, metrics: Metrics, task: str = LANGUAGE_MODEL) -> ServedModel:
+    """Load one model, the default model when no name is passed.
+
+    Raises `UnknownModelError`, `WrongTaskError` or `StartupError`.
+    """
+    catalog, device = Catalog(settings), _prepare(settings)
+    checkpoint = catalog.load(name or catalog.default)
+    served = ServedModel(checkpoint, _engine(checkpoint, device, settings, metrics))
+    if served.task != task:
+        raise WrongTaskError(served.name, task, [])
+    return served
 
 
-def _prepare(settings: Settings) -> tuple[str, dict[str, Path]]:
-    """The device, and the folders of checkpoints by name."""
-    found = {path.name: path for path in find_checkpoints(settings.checkpoints)}
-    if not found:
-        raise StartupError(
-            f"no checkpoints in {settings.checkpoints}: train one with "
-            "'python -m training train TEXT --out checkpoints/NAME', or set CAROUSEL_CHECKPOINTS"
-        )
-    return _device(settings.device), found
+def _prepare(settings: Settings) -> str:
+    """The device that networks run on. Raises `StartupError` where it is missing."""
+    if settings.device == "auto":
+        return "cuda" if gpu_available() else "cpu"
+    if settings.device == "cuda" and not gpu_available():
+        raise StartupError("CAROUSEL_DEVICE is cuda, but torch finds no GPU; use auto or cpu")
+    return settings.device
 
 
 def _engine(checkpoint: Checkpoint, device: str, settings: Settings, metrics: Metrics) -> Engine:
@@ -132,20 +146,3 @@ def _engine(checkpoint: Checkpoint, device: str, settings: Settings, metrics: Me
         settings.prompt_tokens_per_step,
         settings.prefix_cache_bytes,
     )
-
-
-def _preferred(found: dict[str, Path]) -> str:
-    return PREFERRED_DEFAULT if PREFERRED_DEFAULT in found else next(iter(found))
-
-
-def _device(setting: str) -> str:
-    if setting == "auto":
-        return "cuda" if gpu_available() else "cpu"
-    if setting == "cuda" and not gpu_available():
-        raise StartupError("CAROUSEL_DEVICE is cuda, but torch finds no GPU; use auto or cpu")
-    return setting
-
-
-def checkpoint_name(error: CheckpointError, root: Path) -> str:
-    """The model that a refused file belongs to."""
-    return error.path.relative_to(root).parts[0]

@@ -1,13 +1,20 @@
 """Every setting of the service, from `CAROUSEL_*` environment variables."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Count = Annotated[int, Field(ge=1)]
 
+
+def _limit(default: float, description: str) -> Any:
+    """A setting that limits what a request may ask for: `/info` shows it, and the tasks name the fields it limits."""
+    return Field(default, description=description, json_schema_extra=_LIMIT)
+
+
+_LIMIT: dict[str, Any] = {"limit": True}
 
 _INTRODUCTION = """\
 Environment variables, read once, when the server starts; a wrong value stops it with a message. For example:
@@ -22,41 +29,52 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
-    checkpoints: Path = Field(Path("checkpoints"), description="Folder of checkpoints; each one found is served.")
+    checkpoints: Path = Field(
+        Path("checkpoints"), description="Folder of checkpoints; the server serves every checkpoint in it."
+    )
     default_model: str | None = Field(
-        None, description="Model of requests that name none. Not set: `english-word`, else the first by name."
+        None, description="Model of requests that name no model. Not set: `english-word`, else the first by name."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the networks run; auto: a GPU if any.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where the networks run; auto: on a GPU if the machine has one."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        "auto", description="Number type of the weights; auto: the fastest here that keeps the quality."
+        "auto", description="Number type of the weights; auto: the fastest type on this machine that keeps the quality."
     )
-    threads: int | None = Field(None, ge=1, description="Threads of one network step. Not set: one a core.")
+    threads: int | None = Field(None, ge=1, description="Threads of one network step. Not set: one for each core.")
     api_keys: Annotated[list[SecretStr], NoDecode] = Field(
-        [], description="Comma-separated keys, one of which requests must bear. Not set: no key is asked for."
+        [], description="Comma-separated keys; each request must bear one of them. Not set: no key is needed."
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "info", description="Least level logged; debug: each request too."
+        "info", description="Least level that is logged, in any case; debug: each request too."
     )
 
     max_rows: Count = Field(256, description="Sequences a model works on at once.")
-    max_requests: Count = Field(512, description="Requests a model holds, running and waiting; one more is a 429.")
+    max_requests: Count = Field(
+        512, description="Requests a model holds, running and waiting; further requests get a 429."
+    )
     prompt_tokens_per_step: Count = Field(
         2048, description="Prompt tokens run between two steps of the sequences that generate."
     )
     prefix_cache_bytes: int = Field(
-        64_000_000, ge=0, description="Memory for the states of prompts, per model; 0: none are kept."
+        64_000_000, ge=0, description="Memory for the states of prompts, per model; 0: no states are kept."
     )
-    max_body_bytes: Count = Field(2_000_000, description="Largest request body.")
-    max_tokens: Count = Field(4096, description="Largest `max_tokens` of a request.")
-    max_choices: Count = Field(64, description="Largest `n`.")
-    max_texts: Count = Field(1024, description="Most texts, prompts or hypotheses in one request.")
-    max_logprobs: Count = Field(20, description="Largest `logprobs`.")
-    max_top: Count = Field(50, description="Largest `top` on /score and /next.")
-    max_stop: Count = Field(16, description="Most stop strings.")
-    max_stop_characters: Count = Field(256, description="Longest stop string.")
-    max_logit_bias: Count = Field(1024, description="Most entries of `logit_bias`.")
-    max_reported: Count = Field(100_000, description="Most tokens, alternatives included, that one answer reports.")
-    timeout_seconds: Annotated[float, Field(gt=0)] = Field(120.0, description="Longest time a request may take.")
+    max_body_bytes: Count = _limit(2_000_000, "Largest request body.")
+    max_tokens: Count = _limit(4096, "Largest `max_tokens` of a request.")
+    max_choices: Count = _limit(64, "Largest `n`.")
+    max_texts: Count = _limit(1024, "Most texts, prompts or hypotheses in one request.")
+    max_logprobs: Count = _limit(20, "Largest `logprobs`.")
+    max_top: Count = _limit(50, "Largest `top` on /score and /next.")
+    max_stop: Count = _limit(16, "Most stop strings.")
+    max_stop_characters: Count = _limit(256, "Longest stop string.")
+    max_logit_bias: Count = _limit(1024, "Most entries of `logit_bias`.")
+    max_reported: Count = _limit(100_000, "Most tokens, alternatives included, that one answer reports.")
+    timeout_seconds: Annotated[float, Field(gt=0)] = _limit(120.0, "Longest time a request may take.")
+
+    def limits(self) -> dict[str, int | float]:
+        """The settings that limit requests, by name."""
+        fields = type(self).model_fields.items()
+        return {name: getattr(self, name) for name, field in fields if field.json_schema_extra == _LIMIT}
 
     @classmethod
     def table(cls) -> str:
@@ -71,3 +89,8 @@ class Settings(BaseSettings):
     @classmethod
     def _split_keys(cls, value: object) -> object:
         return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value

@@ -19,11 +19,12 @@ from typing import Any  # noqa: E402
 
 import typer  # noqa: E402
 
+from app.deadline import Deadline  # noqa: E402
 from app.metrics import Metrics  # noqa: E402
 from app.registry import ServedModel, load_registry  # noqa: E402
-from app.schemas import GenerateRequest  # noqa: E402
 from app.settings import Settings  # noqa: E402
-from app.tasks.generate import answer, plan  # noqa: E402
+from app.tasks.generate import GenerateRequest, answer, plan  # noqa: E402
+from app.tasks.task import Call  # noqa: E402
 from benchmarks.load import quantiles  # noqa: E402
 from benchmarks.workloads import make_workload  # noqa: E402
 
@@ -84,6 +85,7 @@ async def _measure(seconds: float, max_rows: int) -> list[dict[str, Any]]:
 
 async def _closed_loops(served: ServedModel, clients: int, seconds: float) -> dict[str, Any]:
     """The same work as over HTTP, prompts included: each client asks again when it is answered."""
+    settings = Settings()
     bodies = cycle(make_workload("decode", served.checkpoint.tokenizer, seed=0).bodies)
     began = time.perf_counter()
     tokens = 0
@@ -91,7 +93,8 @@ async def _closed_loops(served: ServedModel, clients: int, seconds: float) -> di
     async def client() -> None:
         nonlocal tokens
         while time.perf_counter() < began + seconds:
-            answered = await answer(GenerateRequest.model_validate_json(next(bodies)), served, 600)
+            call = Call(served, settings, Deadline.after(600))
+            answered = await answer(GenerateRequest.model_validate_json(next(bodies)), call)
             tokens += answered.usage.completion_tokens
 
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -118,7 +121,7 @@ async def _handovers(served: ServedModel, rows: int, sampling: dict[str, Any], t
 
     async def follow(size: int) -> list[tuple[float, int]]:
         body = GenerateRequest(prompt=[""] * size, max_tokens=tokens, ignore_eos=True, **sampling)
-        drawn = served.engine.stream(plan(body, served).sequences, 600)
+        drawn = served.engine.stream(plan(body, served).sequences, Deadline.after(600))
         return [(time.perf_counter(), round(len(progress) / size)) async for progress in drawn]
 
     size = min(rows, REQUEST_ROWS)

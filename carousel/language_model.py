@@ -13,30 +13,20 @@ from typing import Any, Generic, Literal, Self, TypeVar, Unpack
 
 from pydantic import BaseModel, ValidationError
 
-from app import limits
+from app.catalog import StartupError
+from app.deadline import Deadline
 from app.engine import sequence as engine
 from app.engine.engine import Engine
 from app.errors import InvalidValueError, ServiceError, UnavailableError, UnknownModelError, validation_error
 from app.metrics import Metrics
-from app.registry import ServedModel, StartupError, load_model
-from app.schemas import (
-    Choice,
-    GenerateRequest,
-    GenerateResponse,
-    NextRequest,
-    NextResponse,
-    NextWord,
-    RescoredHypothesis,
-    RescoreRequest,
-    RescoreResponse,
-    Score,
-    ScoreRequest,
-    ScoreResponse,
-    StreamedText,
-    StreamEnd,
-)
+from app.registry import ServedModel, load_model
 from app.settings import Settings
 from app.tasks import generate, next, rescore, score  # noqa: A004 — named after the route
+from app.tasks.generate import Choice, GenerateRequest, GenerateResponse, StreamedText, StreamEnd
+from app.tasks.next import NextRequest, NextResponse, NextWord
+from app.tasks.rescore import RescoredHypothesis, RescoreRequest, RescoreResponse
+from app.tasks.score import Score, ScoreRequest, ScoreResponse
+from app.tasks.task import Call, Task
 from carousel.included import find_model, included_models
 from carousel.options import GenerateOptions
 from carousel.worker import Worker
@@ -44,6 +34,7 @@ from models.text.tokenizer import Tokenizer
 
 Item = TypeVar("Item")
 Response = TypeVar("Response", bound=BaseModel)
+Request = TypeVar("Request", bound=BaseModel)
 Body = TypeVar("Body", bound=BaseModel)
 
 Error = ServiceError
@@ -175,8 +166,7 @@ class LanguageModel:
             state=state,
             return_state=return_state,
         )
-        limits.check_score(body, self._settings)
-        answer = self._worker.run(partial(score.answer, body, self._served, self._settings))
+        answer = self._answer(score.TASK, body)
         return Answer(answer.scores, answer)
 
     def next(
@@ -190,15 +180,14 @@ class LanguageModel:
     ) -> Answer[NextWord, NextResponse]:
         """The likeliest next words; of a text that ends inside a word, its completions."""
         body = _body(NextRequest, text=text, top=top, punctuation=punctuation, state=state, return_state=return_state)
-        answer = self._worker.run(partial(next.answer, body, self._served, self._settings.timeout_seconds))
+        answer = self._answer(next.TASK, body)
         return Answer(answer.words, answer)
 
     def generate(
         self, prompt: str | Sequence[str] = "", **options: Unpack[GenerateOptions]
     ) -> Answer[Choice, GenerateResponse]:
         """Continue a text, or several in one pass: `n` choices of each, `index = prompt_index * n + choice`."""
-        body = self._generate_body(prompt, options)
-        answer = self._worker.run(partial(generate.answer, body, self._served, self._timeout(body)))
+        answer = self._answer(generate.TASK, _generate_body(prompt, options))
         return Answer(answer.choices, answer)
 
     def stream(
@@ -206,11 +195,14 @@ class LanguageModel:
     ) -> Generator[StreamedText, None, StreamEnd]:
         """The same as it comes: a piece for each token. Leaving the loop early cancels the rest. The generator's value
         (of `yield from`) has usage and seed."""
-        body = self._generate_body(prompt, options)
-        for events in self._worker.iterate(partial(generate.stream, body, self._served, self._timeout(body))):
+        body = _generate_body(prompt, options)
+        call = self._call(body.timeout_seconds)
+        generate.TASK.check(body, call)
+        for events in self._worker.iterate(partial(generate.stream, body, call)):
             for event in events:
                 if isinstance(event, StreamEnd):
                     return event
+                assert isinstance(event, StreamedText)
                 yield event
         raise AssertionError("a stream ends with its usage")
 
@@ -237,8 +229,7 @@ class LanguageModel:
             eos=eos,
             lowercase=lowercase,
         )
-        limits.check_rescore(body, self._settings)
-        answer = self._worker.run(partial(rescore.answer, body, self._served, self._settings))
+        answer = self._answer(rescore.TASK, body)
         return Answer(answer.hypotheses, answer)
 
     def state(self, text: str, *, state: State | None = None) -> State:
@@ -248,20 +239,29 @@ class LanguageModel:
         assert choice.state is not None
         return choice.state
 
-    def _timeout(self, body: GenerateRequest) -> float:
-        return body.timeout_seconds or self._settings.timeout_seconds
-
     def run(self, sequences: list[engine.Sequence]) -> None:
         """Let the engine work on sequences until all are finished; for what no task answers, as `carousel.kenlm`."""
-        self._worker.run(partial(self._served.engine.run, sequences, self._settings.timeout_seconds))
+        self._worker.run(partial(self._served.engine.run, sequences, self._call().deadline))
 
-    def _generate_body(self, prompt: str | Sequence[str], options: GenerateOptions) -> GenerateRequest:
-        values: dict[str, Any] = dict(options)
-        if "stop" in values:
-            values["stop"] = _listed(values["stop"])
-        body = _body(GenerateRequest, prompt=_listed(prompt), **values)
-        limits.check_generate(body, self._settings, len(self._served.checkpoint.tokenizer))
-        return body
+    def _answer(self, task: Task[Request, Response], body: Request) -> Response:
+        call = self._call(getattr(body, "timeout_seconds", None))
+        task.check(body, call)
+
+        async def answer() -> Response:
+            return await task.answer(body, call)
+
+        return self._worker.run(answer)
+
+    def _call(self, timeout_seconds: float | None = None) -> Call:
+        timeout = timeout_seconds or self._settings.timeout_seconds
+        return Call(self._served, self._settings, Deadline.after(timeout))
+
+
+def _generate_body(prompt: str | Sequence[str], options: GenerateOptions) -> GenerateRequest:
+    values: dict[str, Any] = dict(options)
+    if "stop" in values:
+        values["stop"] = _listed(values["stop"])
+    return _body(GenerateRequest, prompt=_listed(prompt), **values)
 
 
 def _finish(engine: Engine, worker: Worker) -> None:

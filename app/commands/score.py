@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.commands.options import with_fields
 from app.commands.shared import (
     CheckpointsOption,
     ModelOption,
@@ -22,66 +23,56 @@ from app.commands.shared import (
     progress_bar,
     run_with_model,
 )
-from app.files.bulk import (
-    Bucket,
-    InputError,
-    Item,
-    Quantiles,
-    ResumableFile,
-    bucket_of,
-    count_lines,
-    in_order,
-    read_batches,
-    to_json,
-)
-from app.limits import check_score
-from app.registry import ServedModel
-from app.schemas import Score, ScoreRequest
-from app.settings import Settings
+from app.files.buckets import Quantiles, bucket_of, nats_per_token, parse_thresholds
+from app.files.lines import InputError, count_lines, to_json
+from app.files.pipeline import in_order
+from app.files.resumable import ResumableFile
+from app.files.texts import Item, read_batches
 from app.tasks import score as scoring
+from app.tasks.score import Score, ScoreRequest
+from app.tasks.task import Call
 
 
+@with_fields(ScoreRequest, ["tokens", "bos", "eos"])
 def score(
-    source: Annotated[Path | None, typer.Argument(help="File of lines or JSONL; not given: standard input.")] = None,
-    text: Annotated[list[str] | None, typer.Option("--text", help="A text to score; may be given again.")] = None,
-    field: Annotated[str, typer.Option(help="Where a JSONL object has its text.")] = "text",
+    source: Annotated[Path | None, typer.Argument(help="File of lines or JSONL; without it, standard input.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="A text to score. Repeatable.")] = None,
+    field: Annotated[str, typer.Option(help="Field of a JSONL object that holds the text.")] = "text",
     lines: Annotated[
         bool, typer.Option("--lines", help="Every line is a text, also where it looks like JSON.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write there; not given: standard output.")
+        Path | None, typer.Option("--output", "-o", help="File to write; without it, standard output.")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted command has done.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Drop what an interrupted command has written.")] = False,
     thresholds: Annotated[
         str | None,
-        typer.Option(help="Perplexities that end head and middle, e.g. 60,150; not given: thirds of an --output."),
+        typer.Option(help="Perplexities that end head and middle, e.g. 60,150; without it, thirds of an --output."),
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="Print a table rather than JSONL.")] = False,
-    tokens: Annotated[bool, typer.Option("--tokens", help="Report each token (JSONL).")] = False,
-    bos: Annotated[bool, typer.Option(help="A text starts a sentence.")] = True,
-    eos: Annotated[bool, typer.Option(help="The end of a text is predicted, and counts.")] = True,
     model: ModelOption = None,
     checkpoints: CheckpointsOption = None,
+    **fields: Any,
 ) -> None:
-    """How probable texts are: one JSON object a text, in the order of the input.
+    """How probable texts are: a JSON object for each text, in the order of the input.
 
-    A JSONL record keeps its fields; those of the score win where names are equal. Beside the figures of /score it gets
-    `oov_rate` and `bucket`: head, middle or tail by perplexity, spelling of unknown words included. Interrupted, the
-    same command goes on where it was.
+    A JSONL record keeps its fields; the fields of the score replace fields of the same name. Beside the figures of
+    /score it gets `oov_rate` and `bucket`: head, middle or tail by perplexity, the spelling of unknown words included.
+    After an interruption, the same command continues where it stopped.
     """
     if source is not None and text:
         fail("give a file or --text, not both", code=2)
     check_paths([source], output)
-    if table and (tokens or output):
+    if table and (fields["tokens"] or output):
         fail("--table is for the terminal; leave --tokens and --output out", code=2)
     limits = _limits(thresholds)
 
-    async def work(served: ServedModel, settings: Settings) -> None:
+    async def work(call: Call) -> None:
         async def scored(batch: list[Item]) -> list[Score]:
             texts = [item.text for item in batch]
-            body = make_body(ScoreRequest, text=texts, model=model, bos=bos, eos=eos, tokens=tokens)
-            check_score(body, settings)
-            return (await scoring.answer(body, served, settings)).scores
+            body = make_body(ScoreRequest, text=texts, model=model, **fields)
+            scoring.TASK.check(body, call)
+            return (await scoring.answer(body, call)).scores
 
         with ExitStack() as stack:
             if text:
@@ -92,8 +83,8 @@ def score(
             progress = stack.enter_context(progress_bar())
             task = progress.add_task("scoring", total=count_lines(source) if source and source.is_file() else None)
             if output:
-                options = {"field": field, "lines": lines, "bos": bos, "eos": eos, "tokens": tokens}
-                made_by = {"model": served.checkpoint.digests, "backend": served.engine.backend, **options}
+                options = {"field": field, "lines": lines, **{name: fields[name] for name in ("bos", "eos", "tokens")}}
+                made_by = {"model": call.served.checkpoint.digests, "backend": call.served.engine.backend, **options}
                 kept = stack.enter_context(ResumableFile(output, made_by, restart))
                 progress.advance(task, kept.kept)
                 async with aclosing(in_order(_after(batches, kept.lines()), scored)) as results:
@@ -121,19 +112,14 @@ def score(
 
 def _limits(thresholds: str | None) -> tuple[float, float] | None:
     """In nats per token."""
-    if thresholds is None:
-        return None
     try:
-        low, high = (math.log(float(part)) for part in thresholds.split(","))
-    except ValueError:
-        fail(f"--thresholds: {thresholds!r} is not two perplexities, e.g. 60,150", code=2)
-    if not low <= high < math.inf:
-        fail(f"--thresholds: {thresholds!r}: the lower one comes first", code=2)
-    return low, high
+        return None if thresholds is None else parse_thresholds(thresholds)
+    except ValueError as error:
+        fail(f"--thresholds: {error}", code=2)
 
 
 def _after(batches: Iterator[list[Item]], lines: Iterator[str]) -> Iterator[list[Item]]:
-    """The items that no line has been made of yet. Raises `InputError` where a line was made of another text."""
+    """The items that have no line yet. Raises `InputError` where a line was made from another text."""
     done = (json.loads(line)["text"] for line in lines)
     number = 0
     for batch in batches:
@@ -144,27 +130,27 @@ def _after(batches: Iterator[list[Item]], lines: Iterator[str]) -> Iterator[list
             if text is None:
                 rest.append(item)
             elif text != item.text:
-                raise InputError(f"text {number} is not the one that was scored before; --restart begins anew")
+                raise InputError(f"text {number} is not the text that was scored before; --restart begins anew")
         if rest:
             yield rest
     if next(done, None) is not None:
-        raise InputError("there are fewer texts than were scored before; --restart begins anew")
+        raise InputError("the input has fewer texts than were scored before; --restart begins anew")
 
 
 def _line(item: Item, found: Score, limits: tuple[float, float] | None) -> str:
     values = item.record | found.model_dump(exclude_unset=True)
     values["oov_rate"] = found.oov / found.tokens if found.tokens else None
     if limits:
-        values["bucket"] = _bucket(values, *limits)
+        values["bucket"] = bucket_of(values, *limits)
     return to_json(values)
 
 
 def _finish(kept: ResumableFile, limits: tuple[float, float] | None) -> None:
-    """Where no thresholds are given, a third of the texts goes into each bucket."""
+    """Add the buckets and finish the file. limits: of `bucket_of`; None: a third of the texts goes into each bucket."""
     if limits is None:
         quantiles = Quantiles()
         for line in kept.lines():
-            nats = _nats(json.loads(line))
+            nats = nats_per_token(json.loads(line))
             if nats is not None:
                 quantiles.add(nats)
         limits = quantiles.below(1 / 3), quantiles.below(2 / 3)
@@ -172,22 +158,10 @@ def _finish(kept: ResumableFile, limits: tuple[float, float] | None) -> None:
 
     def with_bucket(line: str) -> str:
         values = json.loads(line)
-        return to_json(values | {"bucket": _bucket(values, low, high)})
+        return to_json(values | {"bucket": bucket_of(values, low, high)})
 
     kept.finish(with_bucket)
     Console(stderr=True).print(f"head: perplexity below {math.exp(low):.1f}; tail: from {math.exp(high):.1f} on")
-
-
-def _nats(values: dict[str, Any]) -> float | None:
-    """Per token, unknown words spelled where the model can: a text of unknown words alone is not a probable one."""
-    logprob = values.get("logprob_open")
-    logprob = values["logprob"] if logprob is None else logprob
-    return -logprob / values["tokens"] if values["tokens"] else None
-
-
-def _bucket(values: dict[str, Any], low: float, high: float) -> Bucket | None:
-    nats = _nats(values)
-    return None if nats is None else bucket_of(nats, low, high)
 
 
 def _figure(value: float | None) -> str:

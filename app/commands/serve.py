@@ -9,14 +9,16 @@ import typer
 import uvicorn
 from fastapi import FastAPI
 
+from app.catalog import StartupError
 from app.commands.shared import CheckpointsOption, fail, make_settings
 from app.http.reference import api_reference
 from app.main import create_app, include_routes
-from app.registry import Registry, StartupError
+from app.metrics import Metrics
+from app.registry import Registry
 from app.settings import Settings
 
 GRACE_SECONDS = 5
-"""Time that requests under way have to finish when the server is told to stop."""
+"""Time that running requests have to finish when the server stops."""
 
 
 def serve(
@@ -48,7 +50,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Lets requests under way finish for a while; what is not done by then is told that the server shuts down."""
+    """Lets running requests finish for `GRACE_SECONDS`; those that do not get the error of a server that shuts down."""
 
     def __init__(self, config: uvicorn.Config, registry: Registry) -> None:
         super().__init__(config)
@@ -62,6 +64,11 @@ class _Server(uvicorn.Server):
 def show_settings() -> None:
     """Every CAROUSEL_* environment variable, with its default and meaning."""
     print(Settings.table(), end="")  # noqa: T201
+
+
+def show_metrics() -> None:
+    """Every Prometheus metric, with its type and meaning."""
+    print(Metrics.table(), end="")  # noqa: T201
 
 
 def show_reference() -> None:

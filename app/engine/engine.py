@@ -13,11 +13,12 @@ from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Many
 from contextlib import aclosing, suppress
 
+from app.deadline import Deadline
 from app.engine.prefixes import cache_keys
 from app.engine.runner import Runner
 from app.engine.scheduler import Row, Scheduler
 from app.engine.sequence import Progress, Request, Sequence
-from app.errors import DeadlineError, InternalError, OverloadedError, ServiceError, UnavailableError
+from app.errors import InternalError, OverloadedError, ServiceError, UnavailableError
 from app.metrics import Metrics
 from models.backends.base import Own
 from models.decoding.completion import Completion
@@ -72,14 +73,14 @@ class Engine:
             self._wake.notify()
         self._thread.join()
 
-    async def run(self, sequences: Many[Sequence], timeout_seconds: float) -> None:
+    async def run(self, sequences: Many[Sequence], deadline: Deadline) -> None:
         """Work on sequences until all are finished; what was found out is then in them. Raises `ServiceError`."""
-        async with aclosing(self.stream(sequences, timeout_seconds, followed=False)) as events:
+        async with aclosing(self.stream(sequences, deadline, followed=False)) as events:
             async for _ in events:
                 pass
 
     async def stream(
-        self, sequences: Many[Sequence], timeout_seconds: float, followed: bool = True
+        self, sequences: Many[Sequence], deadline: Deadline, followed: bool = True
     ) -> AsyncGenerator[list[Progress]]:
         """Drawn tokens of sequences as they come, several at once. Leaving early cancels the request.
 
@@ -88,7 +89,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         for sequence in sequences:
             sequence.plan(self._runner.samples)
-        request = Request(list(sequences), time.monotonic() + timeout_seconds, loop, followed)
+        request = Request(list(sequences), deadline, loop, followed)
         self._submit(request)
         ended = False
         try:
@@ -149,13 +150,12 @@ class Engine:
             return not self._stopping
 
     def _drop_abandoned(self) -> None:
-        now = time.monotonic()
         for request in self._scheduler.requests():
             if request.cancelled:
                 self._metrics.cancelled.inc()
                 self._end(request, None)
-            elif now > request.deadline:
-                self._end(request, DeadlineError("the request's time is over (timeout_seconds)"))
+            elif request.deadline.remaining < 0:
+                self._end(request, request.deadline.error())
 
     def _iterate(self) -> None:
         """One iteration; see the top of this file."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
+from app.deadline import Deadline
 from models.arrays import Array
 from models.backends.base import Own
 from models.decoding.completion import Completion
@@ -129,13 +130,13 @@ class Progress:
 class Request:
     """Sequences that were submitted together, and where their progress goes.
 
-    deadline: of `time.monotonic`. followed: whether every token is told. events: what the engine has to tell, in
-    order; the last is None, the end, or an exception. rows, served_at: the scheduler's: how many rows the request
+    followed: whether every token is told. events: what the engine has to tell, in order; the last is None, the end, or
+    an exception. rows, served_at: the scheduler's: how many rows the request
     holds, and in which step its prompts were last run.
     """
 
     sequences: list[Sequence]
-    deadline: float
+    deadline: Deadline
     loop: asyncio.AbstractEventLoop
     followed: bool = False
     events: asyncio.Queue[list[Progress] | Exception | None] = field(default_factory=asyncio.Queue)

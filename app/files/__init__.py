@@ -1,1 +1,1 @@
-"""Files of users: texts to score, n-best lists to rescore."""
+"""Files of users, of any size at constant memory: texts to score, n-best lists to rescore, outputs. No HTTP."""

@@ -1,1 +1,1 @@
-"""What the service says over HTTP: routes, parsing, streaming, the OpenAPI document."""
+"""The service over HTTP: parsing, routes, streaming, errors, the OpenAPI document. Nothing here runs a model."""

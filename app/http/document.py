@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI makes of the routes, and what it cannot know of them."""
+"""The OpenAPI document: what FastAPI makes of the routes, with the events of streams and the API key added."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from app.schemas import StreamedText, StreamEnd
+from app.tasks import TASKS
 
 _REFERENCE = "#/components/schemas/{model}"
 _KEY = "API key"
 
 
 def install_document(app: FastAPI) -> None:
-    """Have `/openapi.json` and `/docs` show it, made when it is first asked for."""
+    """Make `/openapi.json` and `/docs` show the document, which is made at the first request for it."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -25,14 +25,13 @@ def install_document(app: FastAPI) -> None:
 
 def _document(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    _, events = models_json_schema(
-        [(StreamedText, "serialization"), (StreamEnd, "serialization")], ref_template=_REFERENCE
-    )
+    kinds = [kind for task in TASKS if task.stream for kind in task.stream.kinds]
+    _, events = models_json_schema([(kind, "serialization") for kind in kinds], ref_template=_REFERENCE)
     components = document["components"]
     components["schemas"] = events["$defs"] | components["schemas"]
     components["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
     for operations in document["paths"].values():
         for operation in operations.values():
             if "401" in operation["responses"]:
-                operation["security"] = [{_KEY: []}, {}]  # none where the server has no keys
+                operation["security"] = [{_KEY: []}, {}]  # {}: a server without keys asks for none
     return document

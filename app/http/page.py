@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 FOLDER = Path(__file__).parents[1] / "page"
 PARTS = ("style.css", "page.js")
 
-# The page takes nothing from anywhere else, no other page may frame it, and after an upgrade all of it is new.
+# The page loads nothing from other hosts, no other page may frame it, and after an upgrade all of it is new.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"

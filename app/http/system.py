@@ -1,35 +1,53 @@
-"""The service about itself: health, readiness, what is served, metrics."""
+"""What the service says about itself: health, readiness, the served models, metrics."""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
 
 from app.errors import UnavailableError
-from app.http.dependencies import MetricsDep, RegistryDep, SettingsDep
-from app.registry import ServedModel, checkpoint_name
-from app.schemas import ErrorResponse, HealthResponse, InfoResponse, ModelInfo, RefusedCheckpoint
+from app.http.errors import RESPONSES
+from app.http.parsing import MetricsDep, RegistryDep, SettingsDep
+from app.registry import ServedModel
 
 router = APIRouter(tags=["system"])
 
-NOT_READY: dict[int | str, dict[str, Any]] = {
-    503: {"model": ErrorResponse, "description": "Starting up or shutting down."}
-}
 
-_LIMITS = (
-    "max_body_bytes",
-    "max_tokens",
-    "max_choices",
-    "max_texts",
-    "max_logprobs",
-    "max_top",
-    "max_stop",
-    "max_stop_characters",
-    "max_logit_bias",
-    "max_reported",
-    "timeout_seconds",
-)
+class ModelInfo(BaseModel):
+    name: str
+    task: str
+    default: bool = Field(description="Whether requests that name no model get this model.")
+    backend: str
+    level: str
+    boundary: str
+    cell: str
+    vocabulary_size: int
+    parameters: int
+    speller: bool
+    storage: str = Field(description="Number type of the stored weights.")
+    fingerprint: str = Field(description="SHA-256 of the weights.")
+    about: dict[str, object]
+    card: str
+
+
+class RefusedCheckpoint(BaseModel):
+    name: str
+    file: str
+    reason: str
+
+
+class InfoResponse(BaseModel):
+    version: str
+    default: str
+    models: list[ModelInfo]
+    refused: list[RefusedCheckpoint]
+    limits: dict[str, int | float]
+
+
+class HealthResponse(BaseModel):
+    status: Literal["ok", "ready"]
 
 
 def product_version() -> str:
@@ -45,7 +63,7 @@ async def get_health() -> HealthResponse:
     return HealthResponse(status="ok")
 
 
-@router.get("/ready", summary="Has the default model answered?", responses=NOT_READY)
+@router.get("/ready", summary="Has the default model answered?", responses={503: RESPONSES[503]})
 async def get_ready(request: Request) -> HealthResponse:
     """503 until the default model has answered a first question, and again while shutting down."""
     if not request.app.state.ready:
@@ -57,15 +75,13 @@ async def get_ready(request: Request) -> HealthResponse:
 async def get_info(registry: RegistryDep, settings: SettingsDep) -> InfoResponse:
     return InfoResponse(
         version=product_version(),
-        default=registry.default,
-        models=[_model_info(model, model.name == registry.default) for model in registry.models.values()],
+        default=registry.find(None).name,
+        models=[_model_info(model, registry.is_default(model)) for model in registry.models.values()],
         refused=[
-            RefusedCheckpoint(
-                name=checkpoint_name(error, settings.checkpoints), file=str(error.path), reason=error.reason
-            )
-            for error in registry.refused
+            RefusedCheckpoint(name=refused.name, file=str(refused.error.path), reason=refused.error.reason)
+            for refused in registry.refused
         ],
-        limits={name: getattr(settings, name) for name in _LIMITS},
+        limits=settings.limits(),
     )
 
 
@@ -78,6 +94,7 @@ def _model_info(model: ServedModel, default: bool) -> ModelInfo:
     checkpoint = model.checkpoint
     return ModelInfo(
         name=model.name,
+        task=model.task,
         default=default,
         backend=model.engine.backend,
         level=checkpoint.tokenizer.level,

@@ -5,10 +5,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from app.errors import InvalidValueError, shown
-from app.http.dependencies import RegistryDep, SettingsDep, TaskRoute, api_key_required
-from app.http.sending import event_stream, while_connected
-from app.http.tasks import ERRORS, find_service
+from app.http.errors import RESPONSES
+from app.http.parsing import RegistryDep, SettingsDep, TaskRoute, api_key_required, call_of
+from app.http.streaming import event_stream, while_connected
 from app.openai import completions
 from app.openai.schemas import (
     CompletionRequest,
@@ -21,12 +20,13 @@ from app.openai.schemas import (
     TokenizeResponse,
     TokenizerInfo,
 )
+from app.openai.tokens import check_token_id, token_key
 from app.registry import ServedModel
 from app.tasks.beside import beside
 from models.text.levels import EOS, UNK
 
-tasks = APIRouter(route_class=TaskRoute, responses=ERRORS, tags=["openai"])
-lists = APIRouter(dependencies=[Depends(api_key_required)], responses={401: ERRORS[401]}, tags=["openai"])
+tasks = APIRouter(route_class=TaskRoute, responses=RESPONSES, tags=["openai"])
+lists = APIRouter(dependencies=[Depends(api_key_required)], responses={401: RESPONSES[401]}, tags=["openai"])
 
 
 @tasks.post(
@@ -41,17 +41,17 @@ lists = APIRouter(dependencies=[Depends(api_key_required)], responses={401: ERRO
     },
 )
 async def post_completions(body: CompletionRequest, request: Request) -> Response:
-    """Fields that are not listed are ignored; null stands for the default."""
-    settings, served = find_service(request, body.model)
-    native = completions.native_request(body, settings, served)
-    told = body.stream_options.include_usage or body.stream_options.continuous_usage_stats or not body.stream
+    """Fields that are not listed are ignored; null means the default."""
+    call = call_of(request, body.model, body.timeout_seconds)
+    native = completions.native_request(body, call)
+    with_usage = body.stream_options.include_usage or body.stream_options.continuous_usage_stats or not body.stream
 
     def encode(answer: CompletionResponse) -> str:
-        return answer.model_dump_json(exclude=None if told else {"usage"})
+        return answer.model_dump_json(exclude=None if with_usage else {"usage"})
 
     if body.stream:
-        return await event_stream(request, completions.stream(body, native, served, settings), encode)
-    answer = await while_connected(request, completions.answer(body, native, served, settings))
+        return await event_stream(request, completions.stream(body, native, call), encode)
+    answer = await while_connected(request, completions.answer(body, native, call))
     reported = sum(len(choice.logprobs.tokens) for choice in answer.choices if choice.logprobs)
     content = await beside(20 * reported * (1 + (body.logprobs or 0)), lambda: encode(answer))
     return Response(content, media_type="application/json")
@@ -64,22 +64,23 @@ async def get_models(registry: RegistryDep) -> ModelList:
     return ModelList(data=[_card(model) for model in (first, *others)])
 
 
-@lists.get("/v1/models/{name}", summary="One model, as the OpenAI API shows it", responses={404: ERRORS[404]})
+@lists.get("/v1/models/{name}", summary="One model, as the OpenAI API shows it", responses={404: RESPONSES[404]})
 async def get_model(name: str, registry: RegistryDep) -> ModelCard:
     return _card(registry.find(name))
 
 
 @tasks.post("/tokenize", response_model=TokenizeResponse, summary="Cut a text into tokens")
 async def post_tokenize(body: TokenizeRequest, request: Request) -> Response:
-    """No start or end token is added. A text that was cut off at white space has the tokens of the longer one."""
-    settings, served = find_service(request, body.model)
-    tokenizer = served.checkpoint.tokenizer
+    """No start or end token is added. A text that was cut off at white space begins with the same tokens as the whole
+    text."""
+    call = call_of(request, body.model)
+    tokenizer = call.served.checkpoint.tokenizer
 
     def answer() -> str:
         token_ids = tokenizer.encode_ids(body.prompt)
-        answer = TokenizeResponse(tokens=token_ids, count=len(token_ids), max_model_len=settings.max_body_bytes)
+        answer = TokenizeResponse(tokens=token_ids, count=len(token_ids), max_model_len=call.settings.max_body_bytes)
         if body.return_token_strs:
-            answer.token_strs = [completions.token_key(token_id, tokenizer) for token_id in token_ids]
+            answer.token_strs = [token_key(token_id, tokenizer) for token_id in token_ids]
         return answer.model_dump_json(exclude_unset=True)
 
     return Response(await beside(len(body.prompt), answer), media_type="application/json")
@@ -87,25 +88,20 @@ async def post_tokenize(body: TokenizeRequest, request: Request) -> Response:
 
 @tasks.post("/detokenize", response_model=DetokenizeResponse, summary="The text of tokens")
 async def post_detokenize(body: DetokenizeRequest, request: Request) -> Response:
-    _, served = find_service(request, body.model)
-    tokenizer = served.checkpoint.tokenizer
+    tokenizer = call_of(request, body.model).served.checkpoint.tokenizer
     for place, token_id in enumerate(body.tokens):
-        if token_id >= len(tokenizer):
-            message = (
-                f"tokens.{place}: {shown(token_id)} is no token id of this model, which are 0 … {len(tokenizer) - 1}"
-            )
-            raise InvalidValueError(message, f"tokens.{place}")
+        check_token_id(token_id, f"tokens.{place}", tokenizer)
     text = await beside(8 * len(body.tokens), lambda: tokenizer.decode(body.tokens))
     return Response(DetokenizeResponse(prompt=text).model_dump_json(), media_type="application/json")
 
 
-@lists.get("/tokenizer_info", summary="The special tokens", responses={404: ERRORS[404]})
+@lists.get("/tokenizer_info", summary="The special tokens", responses={404: RESPONSES[404]})
 async def get_tokenizer_info(
     registry: RegistryDep,
     settings: SettingsDep,
-    model: Annotated[str | None, Query(description="Name of a served model; missing: the default one.")] = None,
+    model: Annotated[str | None, Query(description="Name of a served model; when missing, the default model.")] = None,
 ) -> TokenizerInfo:
-    """`<eos>` ends a text, starts one, and fills up: there is no other."""
+    """`<eos>` ends a text, starts a text, and pads; no other token does."""
     tokenizer = registry.find(model).checkpoint.tokenizer
     return TokenizerInfo(
         tokenizer_class=f"carousel-{tokenizer.level}",
@@ -125,6 +121,6 @@ async def get_tokenizer_info(
 def _card(model: ServedModel) -> ModelCard:
     try:
         created = int(datetime.fromisoformat(str(model.checkpoint.about.get("created"))).timestamp())
-    except ValueError:  # a checkpoint that does not say
+    except ValueError:  # the checkpoint does not say
         created = 0
     return ModelCard(id=model.name, created=created)

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from app.schemas import LogitBias, Seed, Text, Texts, Timeout, encodable
+from app.tasks.body import Model, Text, encodable
+from app.tasks.generate import GenerationBody
 
 Prompt = str | list[int]
 """Text, or token ids."""
@@ -16,9 +17,9 @@ def _prompts(value: Any) -> list[Prompt]:
         value = [value]
     if not isinstance(value, list):
         raise ValueError("a text, a list of texts, a list of token ids, or a list of such lists")
-    if all(isinstance(one, str) for one in value):
-        return [encodable(one) for one in value]
-    if all(isinstance(one, list) and all(map(_is_id, one)) for one in value):
+    if all(isinstance(prompt, str) for prompt in value):
+        return [encodable(prompt) for prompt in value]
+    if all(isinstance(prompt, list) and all(map(_is_id, prompt)) for prompt in value):
         return value
     raise ValueError(
         "a list holds texts, or token ids (whole numbers from 0), or lists of token ids; not several kinds"
@@ -47,54 +48,37 @@ class ForeignBody(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_missing(cls, value: Any) -> Any:
-        return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
+        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 class StreamOptions(ForeignBody):
     include_usage: bool = Field(False, description="End the stream with a chunk of usage, without choices.")
-    continuous_usage_stats: bool = Field(False, description="Usage so far in every chunk.")
+    continuous_usage_stats: bool = Field(False, description="Report the usage so far in every chunk.")
 
 
-class CompletionRequest(ForeignBody):
+class CompletionRequest(GenerationBody, ForeignBody):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"prompt": "Cats average 15", "max_tokens": 30, "temperature": 0.8, "seed": 7}]}
     )
 
-    model: Text | None = Field(None, description="Name of a served model; missing: the default one.")
+    model: Model = None
     prompt: Prompts = Field([""], description="Text or token ids to continue, or a list of them.")
-    max_tokens: int = Field(16, ge=0, description="Most tokens of a completion; 0, with `echo`: the prompt alone.")
-    min_tokens: int = Field(0, ge=0, description="`<eos>` cannot be drawn before this many.")
-    temperature: float = Field(1.0, ge=0, le=10, description="0: always the likeliest.")
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="Draw from the fewest likeliest tokens whose probabilities reach this sum."
+    max_tokens: int = Field(
+        16, ge=0, description="Maximum number of tokens in a completion; 0, with `echo`: the prompt alone."
     )
-    top_k: int = Field(0, ge=-1, description="Draw from the k likeliest; 0 and -1: from all.")
-    min_p: float = Field(
-        0.0, ge=0, lt=1, description="Draw from tokens at least this fraction as probable as the likeliest."
-    )
-    repetition_penalty: float = Field(1.0, gt=0, le=10, description="Above 1: tokens that were there less likely.")
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    logit_bias: LogitBias = Field(default_factory=dict)
-    n: int = Field(1, ge=1, description="Completions of each prompt.")
+    top_k: int = Field(0, ge=-1, description="Sample from the k likeliest tokens; 0 and -1: from all.")
     best_of: int | None = Field(
-        None, ge=1, description="Draw this many, return the `n` with the highest mean log-probability per token."
+        None, ge=1, description="Sample this many, return the `n` with the highest mean log-probability per token."
     )
-    stop: Texts = Field(default_factory=list, description="The text ends before the first of these.")
-    ignore_eos: bool = Field(False, description="Go on past `<eos>`, so that exactly `max_tokens` tokens come.")
-    seed: Seed | None = Field(None, description="Same seed, same text.")
-    logprobs: int | None = Field(None, ge=0, description="Report tokens, with this many alternatives each.")
-    echo: bool = Field(False, description="The prompt stands before its completion, its tokens are reported too.")
-    stream: bool = False
+    echo: bool = Field(False, description="The prompt stands before its completion, and its tokens are reported too.")
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
     suffix: Text | None = Field(None, description="Refused: a recurrent model does not look ahead.")
     user: str | None = Field(None, description="Ignored.")
-    timeout_seconds: Timeout = None
 
 
 class Logprobs(BaseModel):
-    """Of each token of a text: what it looks like, its log-probability, alternatives by what they look like, and where
-    it begins in the text, in code points. The first token of a prompt has no log-probability."""
+    """Lists with an entry for each token of a text: its surface form, its log-probability, its alternatives by surface
+    form, and its start offset in code points. The first token of a prompt has no log-probability."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -146,9 +130,9 @@ class ModelList(BaseModel):
 
 class TokenizeRequest(ForeignBody):
     prompt: Text = Field(description="Text to cut into tokens.")
-    model: Text | None = Field(None, description="Name of a served model; missing: the default one.")
-    add_special_tokens: bool = Field(True, description="Changes nothing: a text begins after `<eos>` unasked.")
-    return_token_strs: bool = Field(False, description="Return what the tokens look like, too.")
+    model: Model = None
+    add_special_tokens: bool = Field(True, description="Changes nothing: every text begins after `<eos>`.")
+    return_token_strs: bool = Field(False, description="Return the surface forms of the tokens, too.")
 
 
 class TokenizeResponse(BaseModel):
@@ -160,7 +144,7 @@ class TokenizeResponse(BaseModel):
 
 class DetokenizeRequest(ForeignBody):
     tokens: list[Annotated[int, Field(ge=0)]]
-    model: Text | None = Field(None, description="Name of a served model; missing: the default one.")
+    model: Model = None
 
 
 class DetokenizeResponse(BaseModel):
@@ -168,7 +152,7 @@ class DetokenizeResponse(BaseModel):
 
 
 class TokenizerInfo(BaseModel):
-    """What a harness asks before it begins."""
+    """What an evaluation harness asks for before it begins."""
 
     tokenizer_class: str
     vocab_size: int

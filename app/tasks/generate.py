@@ -1,30 +1,168 @@
-"""/generate: completions of prompts."""
+"""POST /generate: completions of prompts."""
 
 import secrets
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.engine.prefixes import share_prefixes
 from app.engine.sequence import Progress, Sequence
-from app.errors import InvalidValueError
+from app.errors import InvalidValueError, at_most
 from app.registry import ServedModel
-from app.schemas import Choice, GeneratedToken, GenerateRequest, GenerateResponse, StreamedText, StreamEnd, Usage
 from app.tasks.beside import beside
+from app.tasks.body import (
+    Answer,
+    Model,
+    RequestBody,
+    ReturnState,
+    SamplingBody,
+    Seed,
+    State,
+    Texts,
+    Timeout,
+    sampling_params,
+)
 from app.tasks.states import given_state, returned_state
-from app.tasks.tokens import top_tokens
-from models.decoding.completion import Completion, GenerationParams
-from models.decoding.sampling import SamplingParams
+from app.tasks.task import TIMEOUT, Call, Limit, Stream, Task
+from app.tasks.tokens import TopToken, top_tokens
+from models.decoding.completion import Completion, FinishReason, GenerationParams
 from models.decoding.saved_state import SavedState
 from models.decoding.scoring import TokenScore
 from models.text.words import ends_in_space
 from models.words.speller import Speller
 
+# -- bodies ------------------------------------------------------------------------------------------------------------
+
+
+class GenerationBody(SamplingBody):
+    """How prompts are completed: what /generate and /v1/completions have in common."""
+
+    max_tokens: int = Field(64, ge=0, description="Maximum number of tokens in a completion.")
+    min_tokens: int = Field(0, ge=0, description="`<eos>` cannot be sampled before this many tokens.")
+    stop: Texts = Field(default_factory=list, description="The text ends before the first of these strings.")
+    ignore_eos: bool = Field(False, description="Continue past `<eos>`, so that exactly `max_tokens` tokens come.")
+    n: int = Field(1, ge=1, description="Number of completions of each prompt.")
+    seed: Seed | None = Field(
+        None, description="The same seed gives the same text. When missing, the server chooses a seed and reports it."
+    )
+    logprobs: int | None = Field(None, ge=0, description="Report the sampled tokens, each with this many alternatives.")
+    stream: bool = Field(False, description="Answer as server-sent events, one for each token.")
+    timeout_seconds: Timeout = None
+
+
+class GenerateRequest(GenerationBody, RequestBody):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "Cats average 15", "max_tokens": 30, "temperature": 0.8, "seed": 7}]}
+    )
+
+    prompt: Texts = Field([""], description="Text to continue, or a list of texts; an empty prompt begins a new text.")
+    model: Model = None
+    allow_unk: bool | Literal["spell"] = Field(
+        False,
+        description="Whether `<unk>` may be sampled; with `spell`, a newly spelled word is written in its place.",
+    )
+    state: State = None
+    return_state: ReturnState = False
+
+
+class GeneratedToken(BaseModel):
+    id: int
+    text: str = Field(description="What the token adds to the text; the `<eos>` that ends the text adds nothing.")
+    logprob: float = Field(description="Under the model's own distribution: temperature 1, before any filter.")
+    top: list[TopToken] = Field(description="The likeliest tokens at this place, `<unk>` included.")
+
+
+class Choice(BaseModel):
+    index: int = Field(description="prompt_index * n + number of the choice.")
+    prompt_index: int = Field(description="Which prompt the choice continues.")
+    text: str = Field(description="The completion, without the prompt.")
+    finish_reason: FinishReason = Field(
+        description="`length`: max_tokens was reached; `stop`: a stop string came; `eos`: the model ended the text."
+    )
+    tokens: list[GeneratedToken] | None = Field(None, description="With `logprobs`: every sampled token.")
+    state: str | None = Field(None, description="With `return_state`: the state after prompt and completion.")
+
+
+class Usage(BaseModel):
+    prompt_tokens: int = Field(description="Tokens of all prompts, each prompt counted once.")
+    completion_tokens: int = Field(description="Sampled tokens, an `<eos>` included.")
+    cached_tokens: int = Field(0, description="Prompt tokens whose state was in the prefix cache.")
+
+
+class GenerateResponse(Answer):
+    choices: list[Choice]
+    usage: Usage
+    seed: int
+
+
+class StreamedText(BaseModel):
+    """One event of a streamed answer: what one token added to one choice."""
+
+    index: int
+    prompt_index: int
+    text: str
+    finish_reason: FinishReason | None
+    tokens: list[GeneratedToken] | None = None
+    state: str | None = None
+
+
+class StreamEnd(Answer):
+    """The last event before `data: [DONE]`."""
+
+    usage: Usage
+    seed: int
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+LIMITS = (
+    Limit("prompt", "max_texts", " prompts"),
+    Limit("max_tokens", "max_tokens"),
+    Limit("n", "max_choices"),
+    Limit("n", "max_texts", " completions in all", lambda body: body.n * len(body.prompt)),
+    Limit("logprobs", "max_logprobs"),
+    Limit(
+        "logprobs",
+        "max_reported",
+        " tokens to report, alternatives included,",
+        lambda body: _reported(body.n * len(body.prompt) * body.max_tokens, body.logprobs),
+    ),
+    Limit("logit_bias", "max_logit_bias", " entries"),
+    Limit("stop", "max_stop", " strings"),
+    Limit("stop.*", "max_stop_characters", " characters"),
+    TIMEOUT,
+)
+
+
+def _reported(tokens: int, alternatives: int | None) -> int | None:
+    return None if alternatives is None else tokens * (1 + alternatives)
+
+
+def check(body: GenerateRequest, served: ServedModel) -> None:
+    """Raises `InvalidValueError` for what no setting limits."""
+    if not body.prompt:
+        raise InvalidValueError("prompt: an empty list; at least one prompt is needed", "prompt")
+    at_most("min_tokens", body.min_tokens, body.max_tokens)
+    for token_id in sampling_params(body).logit_bias:
+        at_most(f"logit_bias.{token_id}", token_id, len(served.checkpoint.tokenizer) - 1)
+    for i, stop in enumerate(body.stop):
+        if not stop:
+            raise InvalidValueError(f"stop.{i}: an empty string would stop at once", f"stop.{i}")
+
+
+# -- from a body to sequences ------------------------------------------------------------------------------------------
+
 
 @dataclass
 class Generation:
-    """A request on its way: its identity, its seed, one sequence a choice, and the beginnings that prompts share."""
+    """A request while the engine works on it.
+
+    sequences: one for each choice, then those of the beginnings that prompts share. choices: how many are choices.
+    """
 
     id: str
     served: ServedModel
@@ -48,9 +186,10 @@ class Generation:
 class Prompt:
     """A prompt, ready for the engine.
 
-    token_ids: its own. inputs: what the network consumes: the start symbol comes before them where nothing else does.
-    targets: of `Sequence`, where its tokens are to be scored. at_start: whether it is empty or ends in white space.
-    position: tokens that the network has consumed when the first one is drawn.
+    token_ids: the prompt's own tokens. inputs: what the network consumes, with the start symbol before the tokens
+    unless the request continues from a state. targets: as in `Sequence`, where the prompt's tokens are to be scored.
+    at_start: whether the text so far is empty or ends in white space. position: number of tokens that the network has
+    consumed when the first token is sampled.
     """
 
     token_ids: list[int]
@@ -77,18 +216,9 @@ def plan(body: GenerateRequest, served: ServedModel) -> Generation:
 def plan_prompts(
     prompts: list[Prompt], state: SavedState | None, body: GenerateRequest, served: ServedModel
 ) -> Generation:
-    """One sequence for each choice of each prompt: `index = prompt_index * n + choice`. body: how they are drawn."""
+    """One sequence for each choice of each prompt: `index = prompt_index * n + choice`. body: how to sample."""
     seed = secrets.randbits(63) if body.seed is None else body.seed
-    sampling = SamplingParams(
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        logit_bias={int(key): bias for key, bias in body.logit_bias.items()},
-    )
+    sampling = sampling_params(body)
     tokenizer = served.checkpoint.tokenizer
     sequences = []
     for prompt in prompts:
@@ -119,7 +249,7 @@ def plan_prompts(
 
 
 def _speller(body: GenerateRequest, served: ServedModel) -> Speller | None:
-    """Raises `InvalidValueError` where a speller is asked for and there is none."""
+    """Raises `InvalidValueError` where the body asks for a speller that the model does not have."""
     if body.allow_unk != "spell":
         return None
     if served.checkpoint.speller is None:
@@ -128,14 +258,18 @@ def _speller(body: GenerateRequest, served: ServedModel) -> Speller | None:
 
 
 def _cached(sequence: Sequence) -> int:
-    """Inputs that were not run, of a sequence and its parents; the start symbol is one of them."""
-    return sum(one.cached for one in sequence.lineage())
+    """Number of inputs of a sequence and its ancestors, start symbol included, that came from the prefix cache."""
+    return sum(ancestor.cached for ancestor in sequence.lineage())
 
 
-async def answer(body: GenerateRequest, served: ServedModel, timeout_seconds: float) -> GenerateResponse:
+# -- from sequences to an answer ---------------------------------------------------------------------------------------
+
+
+async def answer(body: GenerateRequest, call: Call) -> GenerateResponse:
     """The whole answer at once."""
+    served = call.served
     generation = await beside(sum(map(len, body.prompt)), lambda: plan(body, served))
-    await served.engine.run(generation.sequences, timeout_seconds)
+    await served.engine.run(generation.sequences, call.deadline)
     choices = []
     for index, sequence in enumerate(generation.sequences[: generation.choices]):
         assert sequence.completion is not None
@@ -161,15 +295,14 @@ async def answer(body: GenerateRequest, served: ServedModel, timeout_seconds: fl
     )
 
 
-async def stream(
-    body: GenerateRequest, served: ServedModel, timeout_seconds: float
-) -> AsyncGenerator[list[StreamedText | StreamEnd]]:
-    """The answer as it comes: an event for each token and choice, those that came together in one list, and what
-    belongs to the whole at the end."""
+async def stream(body: GenerateRequest, call: Call) -> AsyncGenerator[list[BaseModel]]:
+    """The answer as it comes: a `StreamedText` for each token and choice, those that came together in one list, and a
+    `StreamEnd`."""
+    served = call.served
     generation = await beside(sum(map(len, body.prompt)), lambda: plan(body, served))
-    async with aclosing(served.engine.stream(generation.sequences, timeout_seconds)) as drawn:
-        async for progress in drawn:
-            yield [_streamed(one, generation.sequences[one.index], body, served) for one in progress]
+    async with aclosing(served.engine.stream(generation.sequences, call.deadline)) as sampled:
+        async for progress in sampled:
+            yield [_streamed(token, generation.sequences[token.index], body, served) for token in progress]
     end = StreamEnd(
         id=generation.id,
         model=served.name,
@@ -181,7 +314,7 @@ async def stream(
 
 
 def _streamed(progress: Progress, sequence: Sequence, body: GenerateRequest, served: ServedModel) -> StreamedText:
-    """One drawn token of a stream; with the last one of a choice, how that ended."""
+    """A sampled token of a stream; the last token of a choice says how the choice ended."""
     assert sequence.completion is not None
     event = StreamedText(
         index=progress.index,
@@ -214,8 +347,26 @@ def _tokens(sequence: Sequence, served: ServedModel) -> list[GeneratedToken]:
 
 
 def _token(score: TokenScore, served: ServedModel, ends: bool, spelled: str | None) -> GeneratedToken:
-    """ends: it is the `<eos>` that ends the text, and has none itself; one passed over is written as the boundary.
-    spelled: what an `<unk>` stands for."""
+    """ends: the token is the `<eos>` that ends the text, and adds no text; an `<eos>` inside the text is written as the
+    boundary. spelled: the word that stands for an `<unk>`."""
     tokenizer = served.checkpoint.tokenizer
     text = "" if ends else tokenizer.surface(score.token_id) if spelled is None else spelled
     return GeneratedToken(id=score.token_id, text=text, logprob=score.logprob, top=top_tokens(score, tokenizer))
+
+
+TASK = Task(
+    path="/generate",
+    summary="Continue a text",
+    kind="language_model",
+    request=GenerateRequest,
+    response=GenerateResponse,
+    limits=LIMITS,
+    rules=check,
+    answer=answer,
+    stream=Stream(
+        stream,
+        (StreamedText, StreamEnd),
+        "The completions; with `stream`, an event for each token of each choice, then one with the usage, then "
+        "`data: [DONE]`. An error on the way is an event before that.",
+    ),
+)

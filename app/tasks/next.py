@@ -1,27 +1,59 @@
-"""/next: the likeliest next words, or completions of the word that has been begun."""
+"""POST /next: the likeliest next words, or completions of the word that has been begun."""
 
 import asyncio
 import math
-import time
 import uuid
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.engine.sequence import Sequence
 from app.registry import ServedModel
-from app.schemas import NextRequest, NextResponse, NextWord
 from app.tasks.beside import beside
+from app.tasks.body import Answer, Model, RequestBody, ReturnState, State, Text, Timeout
 from app.tasks.states import given_state, returned_state
+from app.tasks.task import TIMEOUT, Call, Limit, Task
 from models.decoding.completion import prompt_inputs
 from models.decoding.saved_state import SavedState
 from models.text.words import ends_in_space
 from models.words.next_words import Begun, NextWords, WordSearch, spelled_words, split_begun
 
 
-async def answer(body: NextRequest, served: ServedModel, timeout_seconds: float) -> NextResponse:
+class NextRequest(RequestBody):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "The apple and pe", "top": 5}]})
+
+    text: Text = Field(description="Text so far. When it ends in a letter or digit, its last word is completed.")
+    model: Model = None
+    top: int = Field(10, ge=1, description="Maximum number of words to offer.")
+    punctuation: bool = Field(False, description="Whether punctuation marks are offered too.")
+    state: State = None
+    return_state: ReturnState = False
+    timeout_seconds: Timeout = None
+
+
+class NextWord(BaseModel):
+    word: str
+    prob: float = Field(
+        description="Probability that the word follows the text; when a word is completed, among the candidates."
+    )
+    logprob: float
+
+
+class NextResponse(Answer):
+    words: list[NextWord] = Field(description="Likeliest first.")
+    completing: str | None = Field(description="The begun word that is completed; null when a new word is offered.")
+    coverage: float = Field(description="Sum of the listed probabilities.")
+    state: str | None = Field(None, description="With `return_state`: the state after the whole text.")
+
+
+LIMITS = (Limit("top", "max_top"), TIMEOUT)
+
+
+async def answer(body: NextRequest, call: Call) -> NextResponse:
     """Offer words after a text."""
-    deadline = time.monotonic() + timeout_seconds
+    served = call.served
     state = given_state(body.state, served)
     begun = split_begun(served.checkpoint.tokenizer, body.text, at_start=state.at_start if state else True)
-    found = await _find(begun, body, state, served, deadline)
+    found = await _find(begun, body, state, call)
     answer = NextResponse(
         id=f"next-{uuid.uuid4().hex}",
         model=served.name,
@@ -31,15 +63,16 @@ async def answer(body: NextRequest, served: ServedModel, timeout_seconds: float)
         coverage=found.coverage,
     )
     if body.return_state:
-        answer.state = await _state_after(body.text, state, served, deadline)
+        answer.state = await _state_after(body.text, state, call)
     return answer
 
 
-async def _state_after(text: str, state: SavedState | None, served: ServedModel, deadline: float) -> str:
+async def _state_after(text: str, state: SavedState | None, call: Call) -> str:
     """The state after the whole text, the begun word included."""
+    served = call.served
     sequence = _consuming(text, state, served)
     sequence.keep_state = True
-    await served.engine.run([sequence], deadline - time.monotonic())
+    await served.engine.run([sequence], call.deadline)
     at_start = ends_in_space(text, before=state.at_start if state else True)
     position = (state.position if state else 0) + len(sequence.inputs)
     return returned_state(sequence.final_state, position, at_start, served)
@@ -52,15 +85,14 @@ def _consuming(text: str, state: SavedState | None, served: ServedModel) -> Sequ
     return Sequence(tokenizer.encode_ids(text), state=state.row)
 
 
-async def _find(
-    begun: Begun, body: NextRequest, state: SavedState | None, served: ServedModel, deadline: float
-) -> NextWords:
+async def _find(begun: Begun, body: NextRequest, state: SavedState | None, call: Call) -> NextWords:
+    served = call.served
     tokenizer = served.checkpoint.tokenizer
     root = await beside(len(begun.context), lambda: _consuming(begun.context, state, served))
     root.keep_state = root.keep_logprobs = True
-    await served.engine.run([root], deadline - time.monotonic())
+    await served.engine.run([root], call.deadline)
     assert root.logprobs is not None
-    if tokenizer.level in ("word", "split"):
+    if tokenizer.rules.has_words:
         speller, unknown = served.checkpoint.speller, None
         if speller is not None and begun.completing:
             unk = math.exp(float(root.logprobs[tokenizer.unk_id]))
@@ -70,9 +102,20 @@ async def _find(
     search.expand_root(root.logprobs, root.final_state)
     while nodes := search.frontier():
         steps = [Sequence([node.token_id], state=node.state, keep_state=True, keep_logprobs=True) for node in nodes]
-        await served.engine.run(steps, deadline - time.monotonic())
+        await served.engine.run(steps, call.deadline)
         for node, step in zip(nodes, steps, strict=True):
             assert step.logprobs is not None
             search.expand(node, step.logprobs, step.final_state)
         await asyncio.sleep(0)  # let other requests have the event loop between rounds
     return search.result()
+
+
+TASK = Task(
+    path="/next",
+    summary="Which word comes next?",
+    kind="language_model",
+    request=NextRequest,
+    response=NextResponse,
+    limits=LIMITS,
+    answer=answer,
+)

@@ -1,31 +1,140 @@
-"""/score: how probable texts are."""
+"""POST /score: how probable texts are."""
 
 import asyncio
 import math
 import uuid
 from dataclasses import dataclass
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from app.engine.prefixes import share_prefixes
 from app.engine.sequence import Sequence
-from app.limits import check_reported
+from app.errors import InvalidValueError, at_most
 from app.registry import ServedModel
-from app.schemas import Score, ScoreRequest, ScoreResponse, TokenDetail
 from app.settings import Settings
 from app.tasks.beside import beside
+from app.tasks.body import Answer, Model, RequestBody, ReturnState, State, Text, Texts, Timeout
 from app.tasks.states import given_state, returned_state
-from app.tasks.tokens import top_tokens
+from app.tasks.task import TIMEOUT, Call, Limit, Task
+from app.tasks.tokens import TopToken, top_tokens
 from models.decoding.saved_state import SavedState
-from models.decoding.scoring import TokenScore, bits_per_character, perplexity, scoring_plan
+from models.decoding.scoring import TokenScore, best_total, bits_per_character, perplexity, scoring_plan
 from models.text.levels import UNK
 from models.text.tokenizer import Encoding, Tokenizer
-from models.text.words import ends_in_space
+from models.text.words import ends_in_space, words_in
+
+# -- bodies ------------------------------------------------------------------------------------------------------------
+
+
+class ScoreRequest(RequestBody):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": ["The apple and pear salad was delicious.", "The apple and pair salad was delicious."]}
+            ]
+        }
+    )
+
+    text: Texts = Field(description="Text to score, or a list of texts.")
+    model: Model = None
+    bos: bool = Field(True, description="The text starts a sentence; when false, its first token only conditions.")
+    eos: bool = Field(True, description="The end of the text is predicted, and counts.")
+    context: Text | None = Field(None, description="Text before the text; it conditions and is not scored.")
+    tokens: bool = Field(False, description="Report each token.")
+    top: int = Field(0, ge=0, description="Report each token with this many alternatives.")
+    state: State = None
+    return_state: ReturnState = False
+    timeout_seconds: Timeout = None
+
+
+class TokenDetail(BaseModel):
+    text: str = Field(description="The token as the text has it; an unknown word shows itself.")
+    token: str = Field(description="The vocabulary entry.")
+    id: int
+    logprob: float | None = Field(description="In nats; null where nothing comes before the token.")
+    surprisal_bits: float | None = Field(description="-logprob / ln 2.")
+    rank: int | None = Field(description="1: the likeliest token at this place.")
+    oov: bool = Field(description="Whether the word is not in the vocabulary.")
+    start: int = Field(description="Start offset in the text, in code points.")
+    end: int = Field(description="End offset in the text, in code points (end exclusive).")
+    spelling_logprob: float | None = Field(
+        None, description="Of an unknown word: log P(spelling given that the word is unknown)."
+    )
+    top: list[TopToken] | None = Field(None, description="The likeliest tokens at this place.")
+
+
+class Score(BaseModel):
+    text: str
+    logprob: float = Field(description="Sum over the predicted tokens, in nats.")
+    tokens: int = Field(description="Number of predicted tokens, `<eos>` included where `eos`.")
+    words: int = Field(description="Number of words, which stand between white space.")
+    characters: int = Field(description="Number of code points.")
+    oov: int = Field(description="Number of predicted unknown words.")
+    logprob_without_oov: float = Field(description="logprob without that of unknown words.")
+    logprob_open: float | None = Field(
+        None,
+        description="Open-vocabulary logprob: with the spelling of each unknown word. Null without a speller.",
+    )
+    perplexity: float | None = Field(description="exp(-logprob / tokens).")
+    perplexity_per_word: float | None = Field(description="exp(-logprob / (words + 1 where `eos`)), as KenLM divides.")
+    bits_per_character: float | None = Field(
+        description="-total / (ln 2 * characters); the total is logprob_open, and logprob where that is null."
+    )
+    details: list[TokenDetail] | None = Field(None, description="With `tokens` or `top`: each token.")
+    state: str | None = Field(None, description="With `return_state`: the state after the text, before `<eos>`.")
+
+    @property
+    def total(self) -> float:
+        """The figure by which texts are compared, in nats."""
+        return best_total(self.logprob, self.logprob_open)
+
+
+class ScoreResponse(Answer):
+    scores: list[Score] = Field(description="In the order of the request.")
+    best: int = Field(
+        description="Place of the most probable text, by logprob_open, and by logprob where that is null."
+    )
+    probabilities: list[float] = Field(
+        description="Softmax of these totals: how probable each text is among the texts."
+    )
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+LIMITS = (
+    Limit("text", "max_texts", " texts"),
+    Limit("top", "max_top"),
+    Limit(
+        "context",
+        "max_body_bytes",
+        " characters, once for each text,",
+        lambda body: len(body.context or "") * len(body.text),
+    ),
+    TIMEOUT,
+)
+
+
+def check(body: ScoreRequest, _served: ServedModel) -> None:
+    """Raises `InvalidValueError` for what no setting limits."""
+    if not body.text:
+        raise InvalidValueError("text: an empty list; at least one text is needed", "text")
+
+
+def check_reported(tokens: int, top: int, settings: Settings, param: str | None = None) -> None:
+    """Raises `InvalidValueError` when details would be larger than an answer may be. tokens: number to be reported."""
+    param = param or ("top" if top else "tokens")
+    at_most(param, tokens * (1 + top), settings.max_reported, " tokens to report, alternatives included,")
+
+
+# -- from a body to an answer ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Text:
-    """One text to score. encoding: its own tokens, offsets into it; skipped: tokens of the context before them.
+    """A text to score.
 
-    tokens: its own, and `<eos>` where that is scored after them; id and offsets.
+    encoding: the text's own tokens, with offsets into the text. skipped: number of tokens of the context before them.
+    tokens: (id, offsets) of the text's own tokens, and of `<eos>` where that is scored after them.
     """
 
     text: str
@@ -40,16 +149,17 @@ class _Text:
         return self.tokens[len(self.tokens) - len(self.sequence.all_scores()) :]
 
 
-async def answer(body: ScoreRequest, served: ServedModel, settings: Settings) -> ScoreResponse:
+async def answer(body: ScoreRequest, call: Call) -> ScoreResponse:
     """Score every text of a request. Raises `InvalidValueError` when it asks for more details than an answer holds."""
+    served = call.served
     tokenizer = served.checkpoint.tokenizer
     characters = sum(map(len, body.text)) + len(body.context or "") * len(body.text)
     state = given_state(body.state, served)
     texts = await beside(characters, lambda: [_plan(text, body, state, tokenizer) for text in body.text])
     reported = sum(len(text.encoding.ids) + 1 for text in texts) if body.tokens or body.top else 0
-    check_reported(reported, body.top, settings)
+    check_reported(reported, body.top, call.settings)
     sequences = share_prefixes([text.sequence for text in texts])
-    await served.engine.run(sequences, body.timeout_seconds or settings.timeout_seconds)
+    await served.engine.run(sequences, call.deadline)
     spellings = await _spellings(texts, served)
     work = characters + 20 * reported * (1 + body.top)
     scores = await beside(work, lambda: [_score(text, body, tokenizer, spellings) for text in texts])
@@ -59,7 +169,7 @@ async def answer(body: ScoreRequest, served: ServedModel, settings: Settings) ->
             whole = (body.context or "") + text.text
             at_start = ends_in_space(whole, before=state.at_start if state else True)
             score.state = returned_state(text.sequence.final_state, position, at_start, served)
-    totals = [score.logprob if score.logprob_open is None else score.logprob_open for score in scores]
+    totals = [score.total for score in scores]
     best = max(range(len(totals)), key=totals.__getitem__)
     shares = [math.exp(total - totals[best]) for total in totals]
     return ScoreResponse(
@@ -101,13 +211,13 @@ def _plan(text: str, body: ScoreRequest, state: SavedState | None, tokenizer: To
 
 
 async def _spellings(texts: list[_Text], served: ServedModel) -> dict[str, float] | None:
-    """Log-probability of the spelling of every unknown word that is scored; None where there is no speller."""
+    """log P(spelling given that the word is unknown) of every unknown word that is scored; None without a speller."""
     speller = served.checkpoint.speller
     if speller is None:
         return None
     unknown = served.checkpoint.tokenizer.unk_id
     found = {text.text[start:end] for text in texts for token_id, (start, end) in text.scored if token_id == unknown}
-    words = sorted(found - {UNK, f" {UNK}"})  # which is no word, but the symbol itself
+    words = sorted(found - {UNK, f" {UNK}"})  # a text that writes the symbol itself
     spellings = list(map(served.checkpoint.tokenizer.normalized, words))
     logprobs = await asyncio.to_thread(speller.logprobs, spellings) if words else []
     return dict(zip(words, logprobs, strict=True))
@@ -117,12 +227,11 @@ def _score(text: _Text, body: ScoreRequest, tokenizer: Tokenizer, spellings: dic
     scored = text.sequence.all_scores()
     logprob = math.fsum(score.logprob for score in scored)
     unknown = [score.logprob for score in scored if score.token_id == tokenizer.unk_id]
-    words = len(text.text.split())
+    words = len(words_in(text.text))
     logprob_open = None
     if spellings is not None:
         spelled = [spellings.get(text.text[start:end], 0.0) for i, (start, end) in text.scored if i == tokenizer.unk_id]
         logprob_open = math.fsum([logprob, *spelled])
-    total = logprob if logprob_open is None else logprob_open
     score = Score(
         text=text.text,
         logprob=logprob,
@@ -134,7 +243,7 @@ def _score(text: _Text, body: ScoreRequest, tokenizer: Tokenizer, spellings: dic
         logprob_open=logprob_open,
         perplexity=perplexity(logprob, len(scored)),
         perplexity_per_word=perplexity(logprob, words + body.eos if scored else 0),
-        bits_per_character=bits_per_character(total, len(text.text)),
+        bits_per_character=bits_per_character(best_total(logprob, logprob_open), len(text.text)),
     )
     if body.tokens or body.top:
         score.details = _details(text, body, tokenizer, spellings or {})
@@ -166,3 +275,16 @@ def _details(text: _Text, body: ScoreRequest, tokenizer: Tokenizer, spellings: d
             detail.top = top_tokens(score, tokenizer) if score else []
         details.append(detail)
     return details
+
+
+TASK = Task(
+    path="/score",
+    summary="How probable is a text?",
+    kind="language_model",
+    request=ScoreRequest,
+    response=ScoreResponse,
+    limits=LIMITS,
+    rules=check,
+    answer=answer,
+    characters=lambda answer: 20 * sum(1 + len(d.top or ()) for score in answer.scores for d in score.details or ()),
+)

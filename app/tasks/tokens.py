@@ -1,8 +1,15 @@
 """How answers show tokens."""
 
-from app.schemas import TopToken
+from pydantic import BaseModel, Field
+
 from models.decoding.scoring import TokenScore
 from models.text.tokenizer import Tokenizer
+
+
+class TopToken(BaseModel):
+    id: int
+    token: str
+    logprob: float = Field(description="Natural logarithm of its probability.")
 
 
 def top_tokens(score: TokenScore, tokenizer: Tokenizer) -> list[TopToken]:

@@ -1,5 +1,6 @@
 """A real server on a real socket, for the tests of the service."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,3 +61,15 @@ def metric(client: httpx.Client, name: str, model: str = "word") -> float:
         if line.startswith(f'{name}{{model_name="{model}"}} '):
             return float(line.split()[-1])
     return 0.0
+
+
+def post(client: httpx.Client, route: str, **body: Any) -> Any:
+    response = client.post(route, json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+@pytest.fixture
+def checkpoints(checkpoints_dir: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(checkpoints_dir, tmp_path / "checkpoints"))

@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 import carousel
-from app.http.sending import encode
-from app.schemas import GenerateRequest
+from app.http.streaming import encode
+from app.tasks.generate import GenerateRequest
 from carousel.included import INCLUDED, find_model
 from carousel.options import GenerateOptions
 from tests.app.conftest import serving

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from app.deadline import Deadline
 from app.engine.engine import Engine
 from app.engine.runner import Runner
 from app.engine.sequence import Sequence
@@ -45,12 +46,11 @@ def sequence_for(tiny: Tiny, prompt: str, params: GenerationParams) -> Sequence:
 
 
 async def text_of(engine: Engine, sequence: Sequence) -> str:
-    return "".join([p.text async for event in engine.stream([sequence], 60) for p in event])
+    return "".join([p.text async for event in engine.stream([sequence], Deadline.after(60)) for p in event])
 
 
 def load(engine: Engine, name: str) -> float:
-    value = engine._metrics.registry.get_sample_value(f"carousel_{name}", {"model_name": "tiny"})
-    assert value is not None
+    value: float = getattr(engine._metrics, name)._value.get()
     return value
 
 
@@ -102,7 +102,7 @@ def test_scores_equal_one_pass_over_the_text(tiny_word: Tiny) -> None:
         plans = [scoring_plan(tokenizer.encode(text).ids, tokenizer.eos_id, bos=True, eos=True) for text in texts]
         sequences = [Sequence(inputs, targets=targets, top=2) for inputs, targets in plans]
         async with running(model, max_rows=3) as engine:
-            await engine.run(sequences, 60)
+            await engine.run(sequences, Deadline.after(60))
         for sequence, (inputs, targets) in zip(sequences, plans, strict=True):
             with torch.inference_mode():
                 logits, _ = model(torch.tensor([inputs]), model.config.state_layout.zeros(1))
@@ -118,7 +118,7 @@ def test_scores_equal_one_pass_over_the_text(tiny_word: Tiny) -> None:
 def test_a_cancelled_request_frees_its_rows(tiny_word: Tiny) -> None:
     async def main() -> None:
         async with running(tiny_word[0]) as engine:
-            stream = engine.stream([sequence_for(tiny_word, "", ENDLESS) for _ in range(3)], 60)
+            stream = engine.stream([sequence_for(tiny_word, "", ENDLESS) for _ in range(3)], Deadline.after(60))
             await anext(stream)
             await until(lambda: load(engine, "num_requests_running") == 3)
             await stream.aclose()
@@ -132,19 +132,19 @@ def test_a_cancelled_request_frees_its_rows(tiny_word: Tiny) -> None:
 def test_one_request_too_many_is_refused_at_once_and_room_comes_back(tiny_word: Tiny) -> None:
     async def main() -> None:
         async with running(tiny_word[0], max_rows=1, max_requests=2) as engine:
-            streams = [engine.stream([sequence_for(tiny_word, "", ENDLESS)], 60) for _ in range(2)]
+            streams = [engine.stream([sequence_for(tiny_word, "", ENDLESS)], Deadline.after(60)) for _ in range(2)]
             await anext(streams[0])
             second = asyncio.ensure_future(anext(streams[1]))
             await until(lambda: load(engine, "requests_in_flight") == 2)
             with pytest.raises(OverloadedError) as refused:
-                await engine.run([sequence_for(tiny_word, "", ENDLESS)], 60)
+                await engine.run([sequence_for(tiny_word, "", ENDLESS)], Deadline.after(60))
             assert refused.value.retry_after >= 1
             await streams[0].aclose()
             await second
             await streams[1].aclose()
             short = GenerationParams(max_tokens=1)
             await until(lambda: load(engine, "num_requests_running") == 0)
-            await engine.run([sequence_for(tiny_word, "", short)], 60)
+            await engine.run([sequence_for(tiny_word, "", short)], Deadline.after(60))
 
     run(main())
 
@@ -153,7 +153,7 @@ def test_a_request_that_takes_too_long_is_ended(tiny_word: Tiny) -> None:
     async def main() -> None:
         async with running(tiny_word[0]) as engine:
             with pytest.raises(DeadlineError):
-                await engine.run([sequence_for(tiny_word, "", ENDLESS)], 0.05)
+                await engine.run([sequence_for(tiny_word, "", ENDLESS)], Deadline.after(0.05))
             await until(lambda: load(engine, "num_requests_running") == 0)
 
     run(main())
@@ -162,14 +162,14 @@ def test_a_request_that_takes_too_long_is_ended(tiny_word: Tiny) -> None:
 def test_requests_under_way_are_told_when_the_engine_stops(tiny_word: Tiny) -> None:
     async def main() -> None:
         async with running(tiny_word[0]) as engine:
-            stream = engine.stream([sequence_for(tiny_word, "", ENDLESS)], 60)
+            stream = engine.stream([sequence_for(tiny_word, "", ENDLESS)], Deadline.after(60))
             await anext(stream)
             await asyncio.to_thread(engine.stop)
             with pytest.raises(UnavailableError):
                 async for _ in stream:
                     pass
             with pytest.raises(UnavailableError):
-                await engine.run([sequence_for(tiny_word, "", ENDLESS)], 60)
+                await engine.run([sequence_for(tiny_word, "", ENDLESS)], Deadline.after(60))
 
     run(main())
 
@@ -182,7 +182,7 @@ def test_an_exception_in_the_network_fails_its_requests_and_not_the_engine(
             with monkeypatch.context() as broken:
                 broken.setattr(engine._runner, "decode", lambda *_: 1 / 0)
                 with pytest.raises(InternalError):
-                    await engine.run([sequence_for(tiny_word, "", GenerationParams(max_tokens=5))], 60)
+                    await engine.run([sequence_for(tiny_word, "", GenerationParams(max_tokens=5))], Deadline.after(60))
             assert await text_of(engine, sequence_for(tiny_word, "", GenerationParams(max_tokens=5, seed=1)))
 
     run(main())

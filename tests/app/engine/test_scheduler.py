@@ -5,6 +5,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.deadline import Deadline
 from app.engine.scheduler import MAX_CHUNK, Scheduler
 from app.engine.sequence import Request, Sequence
 
@@ -13,7 +14,7 @@ LOOP.close()
 
 
 def request(*lengths: int) -> Request:
-    return Request([Sequence([1] * length) for length in lengths], deadline=0.0, loop=LOOP)
+    return Request([Sequence([1] * length) for length in lengths], deadline=Deadline.after(0), loop=LOOP)
 
 
 def consume(scheduler: Scheduler) -> list[int]:

@@ -277,7 +277,7 @@ def test_a_key_is_asked_for_where_the_server_wants_one(browser: Browser, checkpo
 def test_pictures(browser: Browser, dark: bool, size: dict[str, int]) -> None:
     folder = Path(os.environ["CAROUSEL_PICTURES"])
     suffix = f"{'phone' if size is PHONE else 'desktop'}-{'dark' if dark else 'light'}"
-    with serving(checkpoints=Path(__file__).parents[2] / "checkpoints") as client:
+    with serving(checkpoints=Path(__file__).parents[3] / "checkpoints") as client:
         for page in opened(browser, str(client.base_url), dark, size):
             page.locator("#writing").press_sequentially("It was a dark and stormy ni")
             expect(page.locator("#chips button").first).to_have_text(re.compile("^1ni"))

@@ -1,19 +1,16 @@
-"""Scoring files of any size: order, resumption, buckets."""
+"""The command `score` on files of any size: order, resumption, buckets."""
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from app.files.bulk import InputError, Item, Quantiles, ResumableFile, in_order, read_batches
-
 ROOT = Path(__file__).parents[3]
+
 
 WORDS = ["The", "cat", "cats", "sat", "ate", "fish", "pear"]
 
@@ -85,26 +82,6 @@ def test_thresholds_make_buckets_of_a_stream(checkpoints_dir: Path) -> None:
     assert [json.loads(line)["bucket"] for line in process.communicate(timeout=100)[0].splitlines()] == ["middle"] * 2
 
 
-def test_a_partial_of_something_else_is_refused_until_told_to_begin_anew(tmp_path: Path) -> None:
-    with ResumableFile(tmp_path / "out", {"texts": 1}) as file:
-        file.write(["a", "b"])
-    with pytest.raises(InputError, match="--restart"):
-        ResumableFile(tmp_path / "out", {"texts": 2})
-    with ResumableFile(tmp_path / "out", {"texts": 1}) as file:
-        assert file.kept == 2
-        file.write(["c"])
-        assert list(file.lines()) == ["a", "b", "c"]
-    with ResumableFile(tmp_path / "out", {"texts": 2}, restart=True) as file:
-        file.write(["d"])
-        file.finish(str.upper)
-    assert (tmp_path / "out").read_text() == "D\n"
-
-
-def test_two_commands_do_not_write_one_output(tmp_path: Path) -> None:
-    with ResumableFile(tmp_path / "out", {}), pytest.raises(InputError, match="another command is writing"):
-        ResumableFile(tmp_path / "out", {})
-
-
 def test_texts_that_changed_are_refused_and_new_ones_are_added(checkpoints_dir: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "texts.txt", tmp_path / "scores.jsonl"
     source.write_bytes(b"The cat\nThe pear\n\xff\n")
@@ -125,71 +102,3 @@ def test_an_output_that_is_no_file_is_refused_beforehand(checkpoints_dir: Path, 
         process.communicate(timeout=100)
         assert process.returncode == 2
     assert Path("/dev/null").is_char_device()
-
-
-def batches_of(content: bytes, field: str | None = "text") -> list[str]:
-    read, write = os.pipe()
-    with os.fdopen(write, "wb") as file:
-        file.write(content)
-    try:
-        return [item.text for batch in read_batches(read, field) for item in batch]
-    finally:
-        os.close(read)
-
-
-def test_empty_lines_are_texts_but_not_in_jsonl() -> None:
-    assert batches_of(b"\n\na\n\nb") == ["", "", "a", "", "b"]
-    assert batches_of(b'\n\n{"text": "a"}\n\n{"text": "b"}\n') == ["a", "b"]
-    assert batches_of(b"\n\n") == ["", ""]
-    assert batches_of(b"") == []
-    with pytest.raises(InputError, match="too large for a number"):
-        batches_of(b'{"text": "a", "x": 1e999}\n')
-
-
-def test_a_reading_that_fails_ends_the_command() -> None:
-    def batches() -> Iterator[list[Item]]:
-        yield [Item("a", {})]
-        raise OSError("the disk is gone")
-
-    async def collect() -> None:
-        async for _ in in_order(batches(), _nothing):
-            pass
-
-    with pytest.raises(OSError, match="the disk is gone"):
-        asyncio.run(collect())
-
-
-async def _nothing(_: list[Item]) -> None:
-    pass
-
-
-def test_results_keep_the_order_of_batches_and_an_error_comes_after_them() -> None:
-    def batches() -> Iterator[list[Item]]:
-        for number in range(20):
-            yield [Item(str(number), {})]
-        raise InputError("line 21")
-
-    async def work(batch: list[Item]) -> str:
-        for _ in range(20 - int(batch[0].text)):  # later ones are ready first
-            await asyncio.sleep(0)
-        return batch[0].text
-
-    found = []
-
-    async def collect() -> None:
-        async for _, result in in_order(batches(), work):
-            found.append(result)
-
-    with pytest.raises(InputError, match="line 21"):
-        asyncio.run(collect())
-    assert found == [str(number) for number in range(20)]
-
-
-def test_quantiles() -> None:
-    quantiles = Quantiles()
-    for number in range(1000):
-        quantiles.add(number / 100)
-    assert quantiles.below(0.5) == pytest.approx(5, abs=0.02)
-    quantiles.add(1e9)
-    assert quantiles.below(1.0) == Quantiles.HIGHEST
-    assert Quantiles().below(0.5) == 0

@@ -1,4 +1,4 @@
-"""What handlers need, each named once, so that they read as plain signatures."""
+"""What a request brings: the API key, the body as JSON, and what handlers take from the application."""
 
 import json
 import secrets
@@ -8,12 +8,13 @@ from typing import Annotated, Any, get_type_hints
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.exceptions import HTTPException
 
-from app.errors import MalformedJsonError, UnauthorizedError, validation_error
+from app.deadline import Deadline
+from app.errors import BodyTooLargeError, MalformedJsonError, UnauthorizedError, validation_error
 from app.metrics import Metrics
-from app.registry import Registry
+from app.registry import LANGUAGE_MODEL, Registry
 from app.settings import Settings
+from app.tasks.task import Call
 
 # Coroutines, though they wait for nothing: FastAPI would call plain functions in a thread, at every request.
 
@@ -38,16 +39,27 @@ RegistryDep = Annotated[Registry, Depends(_registry)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 
 
+def call_of(
+    request: Request, model: str | None, timeout_seconds: float | None = None, task: str = LANGUAGE_MODEL
+) -> Call:
+    """What a request is answered with; its time begins now. Raises `UnknownModelError` or `WrongTaskError`."""
+    state = request.app.state
+    deadline = Deadline.after(timeout_seconds or state.settings.timeout_seconds)
+    served = state.registry.find(model, task)
+    request.state.model_name = served.name
+    return Call(served, state.settings, deadline)
+
+
 def require_api_key(request: Request) -> None:
-    """Raises `UnauthorizedError` when keys are configured and the request bears none of them."""
+    """Raises `UnauthorizedError` when the settings name keys and the request bears none of them."""
     keys = request.app.state.settings.api_keys
     if not keys:
         return
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    given = key.encode("latin-1")  # as headers are decoded
-    known = any(secrets.compare_digest(given, one.get_secret_value().encode()) for one in keys)
+    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    content = sent.encode("latin-1")  # as headers are decoded
+    known = any(secrets.compare_digest(content, key.get_secret_value().encode()) for key in keys)
     if scheme.lower() != "bearer" or not known:
-        raise UnauthorizedError("an API key is needed: send it as 'Authorization: Bearer KEY'")
+        raise UnauthorizedError
 
 
 async def api_key_required(request: Request) -> None:
@@ -81,7 +93,7 @@ class TaskRoute(APIRoute):
 
 
 async def _body(request: Request) -> bytes:
-    """Raises a 413 as soon as more has come, or is announced, than the settings allow."""
+    """Raises `BodyTooLargeError` as soon as more has come, or is announced, than the settings allow."""
     limit = request.app.state.settings.max_body_bytes
     announced = request.headers.get("content-length", "")
     size = int(announced) if announced.isdecimal() else 0
@@ -94,7 +106,7 @@ async def _body(request: Request) -> bytes:
                 break
             chunks.append(chunk)
     if size > limit:
-        raise HTTPException(413, f"the body has more than {limit} bytes")
+        raise BodyTooLargeError(limit)
     return b"".join(chunks)
 
 

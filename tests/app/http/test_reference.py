@@ -8,7 +8,7 @@ import httpx
 from app.http.reference import api_reference
 from app.settings import Settings
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_the_api_reference_is_the_services_own(client: httpx.Client) -> None:

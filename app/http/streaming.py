@@ -1,7 +1,6 @@
-"""How answers leave: JSON at once or server-sent events, and only while somebody waits for them."""
+"""How answers leave: as JSON at once or as server-sent events, and only while the client waits for them."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
@@ -10,10 +9,8 @@ from fastapi import Request, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 
-from app.errors import ClientGoneError, InternalError, ServiceError, count_error
-from app.schemas import ErrorResponse
-
-logger = logging.getLogger("carousel")
+from app.errors import ClientGoneError, ServiceError
+from app.http.errors import count_error, unexpected
 
 Answer = TypeVar("Answer")
 
@@ -21,9 +18,9 @@ Event = TypeVar("Event", bound=BaseModel)
 
 
 async def while_connected(request: Request, answer: Awaitable[Answer]) -> Answer:
-    """Wait for an answer, but not longer than the client does: its work is cancelled when it goes away.
+    """Wait for an answer, but not longer than the client does: its work is cancelled when the client hangs up.
 
-    Raises `ClientGoneError`, which nobody is there to read.
+    Raises `ClientGoneError`, whose response nobody reads.
     """
     working = asyncio.current_task()
     assert working is not None
@@ -48,19 +45,19 @@ async def while_connected(request: Request, answer: Awaitable[Answer]) -> Answer
 
 
 def json_response(answer: BaseModel) -> Response:
-    """What was not set is left out."""
     return Response(encode(answer), media_type="application/json")
 
 
 def encode(answer: BaseModel) -> str:
+    """As JSON; fields that were not set are left out."""
     return answer.model_dump_json(exclude_unset=True)
 
 
 async def event_stream(
     request: Request, events: AsyncGenerator[list[Event]], encode: Callable[[Event], str] = encode
 ) -> Response:
-    """Events as they come, those of a list together, then `[DONE]`. Waits for the first, so that a refusal still has
-    its status code."""
+    """Events as they come, those of a list together, then `[DONE]`. Waits for the first event, so that a refusal still
+    has its status code."""
     first = await while_connected(request, anext(events))
     # A proxy that buffers would hold the stream back.
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -76,17 +73,13 @@ async def _encoded(
         try:
             async for together in events:
                 yield _events(list(map(encode, together)))
-        except ServiceError as error:
-            count_error(request, error.code)
-            yield _events([ErrorResponse.model_validate(error.body()).model_dump_json()])
-        except Exception:
-            logger.exception("a stream failed")
-            count_error(request, InternalError.code)
-            late = InternalError("an unexpected error; the server's log has the details")
-            yield _events([ErrorResponse.model_validate(late.body()).model_dump_json()])
+        except Exception as error:
+            late = error if isinstance(error, ServiceError) else unexpected(error)
+            count_error(request, late.code)
+            yield _events([late.response().model_dump_json()])
         yield _events(["[DONE]"])
 
 
 def _events(contents: Sequence[str]) -> bytes:
-    """What came together is sent together."""
+    """Events that came together leave in one piece."""
     return b"".join([format_sse_event(data_str=content) for content in contents])
