@@ -90,7 +90,7 @@ def test_texts_that_changed_are_refused_and_new_ones_are_added(checkpoints_dir: 
     assert not output.exists()
     source.write_text("The cat\nThe fish\n")
     process = start(checkpoints_dir, str(source), "-o", str(output))
-    assert "text 2 is not the one that was scored" in process.communicate(timeout=100)[1]
+    assert "text 2 is not the text that was scored" in process.communicate(timeout=100)[1]
     source.write_text("The cat\nThe pear\nThe fish\n")
     finish(start(checkpoints_dir, str(source), "-o", str(output)))
     assert [json.loads(line)["text"] for line in output.read_text().splitlines()] == ["The cat", "The pear", "The fish"]
