@@ -25,6 +25,7 @@ SERVING = {
     "rescore": "app.commands.rescore:rescore",
     "settings": "app.commands.serve:show_settings",
     "reference": "app.commands.serve:show_reference",
+    "metrics": "app.commands.serve:show_metrics",
 }
 """Where the function of a command is. A test compares this table, and the next, with the packages' own."""
 

@@ -13,7 +13,7 @@ from app.engine.engine import Engine
 from app.engine.runner import Runner
 from app.engine.sequence import Sequence
 from app.errors import DeadlineError, InternalError, OverloadedError, UnavailableError
-from app.metrics import Metrics
+from app.metrics import DECLARED, Metrics
 from models.backends.load import load_inference
 from models.decoding.completion import Completion, GenerationParams, prompt_inputs
 from models.decoding.reference import generate
@@ -50,7 +50,8 @@ async def text_of(engine: Engine, sequence: Sequence) -> str:
 
 
 def load(engine: Engine, name: str) -> float:
-    value: float = getattr(engine._metrics, name)._value.get()
+    attribute = next(attribute for attribute, metric in DECLARED.items() if metric.name == f"carousel_{name}")
+    value: float = getattr(engine._metrics, attribute)._value.get()
     return value
 
 

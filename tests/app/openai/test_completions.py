@@ -270,7 +270,7 @@ class TestErrors:
         assert param.split(".")[0] in caught.value.message
 
     def test_unknown_model_is_not_found(self, client: OpenAI) -> None:
-        with pytest.raises(openai.NotFoundError, match="there is no 'gpt-9'"):
+        with pytest.raises(openai.NotFoundError, match="no model is called 'gpt-9'"):
             create(client, model="gpt-9", prompt="The")
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve("gpt-9")
