@@ -53,7 +53,6 @@ def test_version() -> None:
     assert CliRunner().invoke(command_line(), ["--version"]).output.strip() == version("carousel-lm")
 
 
-@pytest.mark.xfail(reason="app and models still import the web framework and torch", strict=True)
 def test_next_from_an_empty_folder_imports_what_it_needs(tmp_path: Path) -> None:
     done = carousel("next", "It was a dark and", folder=tmp_path)
     assert done.returncode == 0, done.stderr
