@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 _TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_RUN = re.compile(r"\d{4}-\d{2}-\d{2}-amd-epyc")
+_RUN = re.compile(r"\d{4}-\d{2}-\d{2}-(amd-epyc|nvidia-h200)")
 
 
 @cache
@@ -207,7 +207,24 @@ def models() -> str:
     return table(["included model", "size", "what it is"], rows)
 
 
+def gpu() -> str:
+    """Sampling on a GPU, without HTTP."""
+    rows = [
+        [
+            f"{row['rows']:,}",
+            row["filters"],
+            f"{row['tokens_per_second']:,}",
+            f"{row['step_ms']:.3f}",
+            f"{row['floor_ms']:.3f}",
+            f"{row['step_ms'] / row['floor_ms']:.0f}",
+        ]
+        for row in results("gpu")["sampling"]
+    ]
+    return table(["rows", "filters", "tokens/s", "ms a step", "floor, ms", "times the floor"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "gpu": gpu,
     "summary": summary,
     "models": models,
     "included-models": included_models,

