@@ -34,16 +34,24 @@ RUN mkdir checkpoints
 RUN --mount=type=cache,target=/root/.cache/pip pip --python /venv/bin/python install --no-deps . \
     && cd / && /venv/bin/python -c "from models.backends import native; assert native.available()"
 
-# Serve: no compiler, no pip, no root.
-FROM python:3.11-slim
-
+# What runs: the system of the base image without what a server never uses (pip, documentation, translations, package
+# management, whatever lies in /opt).
+FROM python:3.11-slim AS system
 RUN useradd --system --uid 10001 --home-dir /carousel --shell /usr/sbin/nologin carousel \
-    && rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip*
+    && rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* /opt/* \
+       /usr/share/doc /usr/share/man /usr/share/locale /usr/share/info /usr/share/perl* /usr/bin/*perl* \
+       /usr/lib/x86_64-linux-gnu/perl* /usr/lib/*-linux-gnu/gconv /usr/lib/apt /usr/bin/apt* /usr/bin/dpkg* \
+       /var/lib/apt /var/lib/dpkg /var/cache/* /root/.cache
+
+# Serve: no compiler, no pip, no root. A copy into an empty image: what a layer deletes still counts in those below it.
+FROM scratch
+COPY --from=system / /
 COPY --from=build /venv /venv
 WORKDIR /carousel
 COPY checkpoints checkpoints
 
-ENV PATH=/venv/bin:$PATH \
+ENV PATH=/venv/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
+    LANG=C.UTF-8 \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     CAROUSEL_HOST=0.0.0.0 \
