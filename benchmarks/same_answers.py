@@ -652,7 +652,7 @@ class Entry:
 
 
 @contextmanager
-def _server(tree: Tree, settings: dict[str, str], log: Path) -> Iterator[int]:
+def tree_server(tree: Tree, settings: dict[str, str], log: Path) -> Iterator[int]:
     """A server of the tree, ready; its port."""
     port = _free_port()
     command = [str(tree.python), "-m", "app", "serve", "--port", str(port)]
@@ -986,7 +986,7 @@ def _recorded_requests(tree: Tree, folder: Path) -> list[Entry]:
         mine = [ask for ask in asks if ask.server == server]
         progress.print(f"{len(mine)} requests to the server {server!r}", markup=False)
         filled = {key: value.replace("{temp}", str(folder)) for key, value in settings.items()}
-        with _server(tree, filled, folder / f"{server}.log") as port:
+        with tree_server(tree, filled, folder / f"{server}.log") as port:
             _ask_all(port, mine, answers)
     entries = []
     for ask in asks:
