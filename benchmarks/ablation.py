@@ -27,9 +27,11 @@ from rich.table import Table  # noqa: E402
 from benchmarks.host import cpu_slug, describe_host  # noqa: E402
 from models.config import NetworkConfig  # noqa: E402
 from training.config import TrainingConfig  # noqa: E402
+from training.data.reader import read_corpus  # noqa: E402
+from training.persistence import Report  # noqa: E402
 from training.recipe import override, read_recipe  # noqa: E402
-from training.run import read_corpus  # noqa: E402
-from training.trainer import Report, Trainer  # noqa: E402
+from training.tasks.language_model import LanguageModelTask  # noqa: E402
+from training.trainer import Trainer  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -113,32 +115,33 @@ def main(
             config = TrainingConfig(**settings | {"max_minutes": minutes} | variant.training)
             directory = folder / str(number)
             directory.mkdir()
-            trainer = Trainer(
+            task = LanguageModelTask(
                 replace(shape, **variant.network),
                 config,
                 splits["train"].ids[:tokens],
-                splits["valid"].ids[:VALIDATION_TOKENS],
+                splits["validation"].ids[:VALIDATION_TOKENS],
                 tokenizer.eos_id,
-                directory,
             )
-            task = progress.add_task(variant.name, total=1.0)
+            trainer = Trainer(task, config, directory)
+            bar = progress.add_task(variant.name, total=1.0)
             losses: list[float] = []
 
-            def show(report: Report, task: Any = task, losses: list[float] = losses) -> None:
-                progress.update(task, completed=report.progress)
-                if report.loss_nats is not None:
-                    losses.append(report.loss_nats)
+            def show(report: Report, bar: Any = bar, losses: list[float] = losses) -> None:
+                progress.update(bar, completed=report.share_done)
+                if report.loss is not None:
+                    losses.append(report.loss)
 
             position = trainer.run(show)
             if position.stopped is None:  # Ctrl-C
                 raise typer.Exit(130)
+            assert position.best is not None
             recent = losses[-100:]
             rows.append(
                 {
                     "name": variant.name,
-                    "validation": math.exp(position.best_nats),
+                    "validation": math.exp(position.best),
                     "training": math.exp(sum(recent) / len(recent)),
-                    "epochs": position.step * trainer.batches.tokens_per_batch / tokens,
+                    "epochs": position.step * task.tokens_per_step / tokens,
                 }
             )
     path = RESULTS / f"{header['date'][:10]}-{cpu_slug(header['cpu'])}-ablation.json"

@@ -47,13 +47,13 @@ def main(
             subprocess.run(command, check=True, cwd=ROOT)
             about = load_checkpoint(out).about
         test = about["figures"]["test"]
-        closed = test["bits_per_character"]
+        closed = test["bits_per_character_closed"]
         spelled = closed + test["oov"] / test["characters"] * math.log2(CODE_POINTS)
         row = {
             "level": level,
             "parameters": about["parameters"],
             "epochs": about["epochs"],
-            "open": spelled if level == "char" else test["open_bits_per_character"],
+            "open": spelled if level == "char" else test["bits_per_character"],
             "closed": closed,
         }
         rows.append(row)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import table
+from training.figures import current
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -37,15 +38,15 @@ def included_models() -> str:
         about = config["about"]
         cells = [f"[{folder.name}](../checkpoints/{folder.name}/README.md)", _size(folder, config)]
         for split, key in (("validation", "valid"), ("test", "test")):
-            figures = about["figures"].get(split)
-            if figures:
+            if split in about["figures"]:
+                figures = current(about["figures"][split])
                 text = ", ".join(Path(name).stem for name in about["sources"][key][:4]) or "the end of the text"
                 row = [f"{split}: {text}", _round(figures["perplexity"], 2), _round(figures.get("ngram_perplexity"), 2)]
                 row += [_round(figures["perplexity_per_word"], 1), _round(figures["bits_per_character"], 3)]
-                rows.append([*cells, *row, _round(figures.get("open_bits_per_character"), 3)])
+                rows.append([*cells, *row, _round(figures["bits_per_character_closed"], 3)])
                 cells = ["", ""]
     titles = ["model", "size", "held-out text", "perplexity per token", "5-gram", "per word", "bits per character"]
-    return table([*titles, "open"], rows)
+    return table([*titles, "closed"], rows)
 
 
 def levels() -> str:

@@ -33,6 +33,7 @@ from benchmarks.script import CLIP, RATE, WARMUP_STEPS, peak_mib  # noqa: E402
 from models.config import NetworkConfig  # noqa: E402
 from models.network import LanguageModel  # noqa: E402
 from training.config import TrainingConfig  # noqa: E402
+from training.tasks.language_model import LanguageModelTask  # noqa: E402
 from training.trainer import Trainer  # noqa: E402
 
 Side = Literal["script", "ours", "sampled"]
@@ -131,7 +132,7 @@ def _run_ours(load: Load, steps: int, sampled_softmax: int) -> dict[str, float]:
     )
     speeds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(load.network, config, ids, ids[:512], 1, Path(folder))
+        trainer = Trainer(LanguageModelTask(load.network, config, ids, ids[:512], 1), config, Path(folder))
         trainer.run(lambda report: speeds.append(report.tokens_per_second or 0.0))
     speed = median(speeds[WARMUP_STEPS:total])
     return {"tokens_per_second": speed, "peak_mib": peak_mib(), "libraries_mib": before}

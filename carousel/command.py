@@ -30,18 +30,18 @@ SERVING = {
 """Where the function of a command is. A test compares this table, and the next, with the packages' own."""
 
 TRAINING = {
-    "train": "training.cli:train",
-    "resume": "training.cli:resume",
-    "export": "training.cli:export",
-    "evaluate": "training.cli:evaluate",
-    "ngram": "training.cli:ngram",
-    "speller": "training.cli:speller",
-    "stats": "training.cli:stats",
-    "gradient-flow": "training.cli:gradient_flow",
-    "compare": "training.cli:compare",
-    "average": "training.cli:average",
-    "lr-range": "training.cli:lr_range",
-    "plot": "training.cli:plot",
+    "train": "training.commands.train:train",
+    "resume": "training.commands.train:resume",
+    "export": "training.commands.train:export",
+    "evaluate": "training.commands.evaluate:evaluate",
+    "ngram": "training.commands.evaluate:ngram",
+    "speller": "training.commands.evaluate:speller",
+    "stats": "training.commands.studies:stats",
+    "gradient-flow": "training.commands.studies:gradient_flow",
+    "compare": "training.commands.studies:compare",
+    "average": "training.commands.studies:average",
+    "lr-range": "training.commands.studies:lr_range",
+    "plot": "training.commands.studies:plot",
 }
 
 

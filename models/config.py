@@ -34,12 +34,15 @@ class NetworkConfig:
 
     vocabulary_size: int
     embedding_size: int
+    """Width of a token's vector."""
     hidden_sizes: tuple[int, ...]
+    """Width of each recurrent layer."""
     cell: Cell = "lstm"
+    """Kind of recurrent layer."""
     projection_size: int | None = None
-    """Width of a linear layer between the last recurrent layer and the output matrix; None: there is none."""
+    """Width of a linear layer between the last recurrent layer and the output matrix; None: without such a layer."""
     tied: bool = False
-    """The output matrix is the embedding matrix (Press & Wolf 2017, Inan et al. 2017)."""
+    """The output matrix is the embedding matrix. (Press & Wolf 2017, Inan et al. 2017.)"""
     one_hot: bool = False
     """Inputs are one-hot vectors instead of learned ones; embedding_size is then the vocabulary's."""
     output_layers: tuple[int, ...] = ()

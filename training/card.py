@@ -1,20 +1,24 @@
-"""The model card: a pure function of what a checkpoint tells of itself (`about`), as Markdown."""
+"""The model card: a pure function of what a checkpoint says of itself (`about`), as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-FIGURES_NOTE = """\
-Reset `never`: each file is one stream from the zero state and `<eos>`, the state carried to the end. Reset `line`: each
-line on its own, from `<eos>` to `<eos>`, as `POST /score` does it. Perplexity per token: exp(nats / predicted tokens),
-`<eos>` and `<unk>` included. Perplexity per word: exp(nats / (whitespace-separated words + predicted `<eos>`)). Bits
-per character: nats / (ln 2 × code points of the text), where an `<unk>` is charged as the symbol alone; open: its
-spelling too, by the checkpoint's speller. Counting: what n-grams alone reach on the same tokens, by interpolated
-modified Kneser-Ney smoothing of the training text (`train` takes 16 million tokens of it at most, `ngram` all). All in
-float32, with the weights as they are stored here."""
+from models.text.levels import LEVELS
+from training.figures import FIGURES, current
+from training.run import SPLITS
+
+FIGURES_NOTE = " ".join(
+    (
+        "Reset `never`: each file is one stream from the zero state and `<eos>`, the state carried to the end.",
+        "Reset `line`: each line on its own, from `<eos>` to `<eos>`, as `POST /score` does it.",
+        *(figure.note for figure in FIGURES if figure.note),
+        "All figures are in float32, with the weights as they are stored here.",
+    )
+)
 
 
 def render_card(about: Mapping[str, Any]) -> str:
-    """The card's text. about: as training/export.py makes it; whatever it lacks is left out."""
+    """The card's text. about: as training/export.py makes it; the card leaves out what it lacks."""
     sections = [
         f"# {about['name']}",
         _summary(about),
@@ -29,7 +33,7 @@ def render_card(about: Mapping[str, Any]) -> str:
 
 def _summary(about: Mapping[str, Any]) -> str:
     network = about["network"]
-    unit = {"char": "character", "word": "word", "split": "word (split at spaces)", "bpe": "subword"}[about["level"]]
+    unit = LEVELS[about["level"]].unit
     layers = " + ".join(map(str, network["hidden_sizes"]))
     text = f"A {unit}-level language model: {network['cell']} of {layers} units, {about['parameters']:,} parameters."
     return text + (f" {about['description']}" if about.get("description") else "")
@@ -40,20 +44,17 @@ def _corpus(about: Mapping[str, Any]) -> str:
     rows = [
         (
             name,
-            _files(about["sources"].get(name, [])),
+            _files(about["sources"].get(stem, [])),
             f"{split['characters']:,}",
             f"{split['words']:,}",
             f"{split['tokens']:,}",
             f"{split['oov_rate']:.2%}",
         )
-        for name, split in about["corpus"].items()
+        for name, stem in SPLITS.items()
+        if (split := about["corpus"].get(stem))
     ]
     licence = f"\n\nLicence of the text: {about['licence']}" if about.get("licence") else ""
-    return (
-        _table(header, rows)
-        + "\n\nTokens include every `<eos>`; unknown is the share of them that is `<unk>`."
-        + licence
-    )
+    return _table(header, rows) + "\n\nTokens include every `<eos>`; unknown is their share that is `<unk>`." + licence
 
 
 def _files(names: list[str]) -> str:
@@ -88,40 +89,13 @@ def _model_rows(about: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    header = [
-        ("text", ""),
-        ("reset", ""),
-        ("perplexity per token", ">"),
-        ("perplexity per word", ">"),
-        ("bits per character", ">"),
-        ("open bits per character", ">"),
-        ("nats per character", ">"),
-        ("counting: perplexity per token", ">"),
-        ("predicted tokens", ">"),
-        ("unknown", ">"),
-    ]
+    shown = [figure for figure in FIGURES if figure.card_title]
+    header = [("text", ""), ("reset", ""), *((figure.card_title or "", ">") for figure in shown)]
     rows = [
-        (
-            label,
-            f"`{row['reset']}`",
-            number(row["perplexity"], 2),
-            number(row["perplexity_per_word"], 2),
-            number(row["bits_per_character"], 4),
-            number(row.get("open_bits_per_character"), 4),
-            number(row["nats_per_character"], 4),
-            _counted(row),
-            f"{row['tokens']:,}",
-            f"{row['oov_rate'] or 0:.2%}",
-        )
-        for label, row in figures.items()
+        (label, f"`{row['reset']}`", *(figure.text(row, figure.digits) for figure in shown))
+        for label, row in ((label, current(row)) for label, row in figures.items())
     ]
     return _table(header, rows)
-
-
-def _counted(row: Mapping[str, Any]) -> str:
-    if row.get("ngram_perplexity") is None:
-        return number(None, 2)
-    return f"{number(row['ngram_perplexity'], 2)} ({row['ngram_order']}-gram)"
 
 
 def _samples(samples: list[Mapping[str, Any]]) -> str:
@@ -133,15 +107,8 @@ def _samples(samples: list[Mapping[str, Any]]) -> str:
     return f"## Samples\n\nFrom {prompt}, temperature {temperature}, seeds {seeds}.\n\n{blocks}"
 
 
-def number(value: float | None, digits: int) -> str:
-    """A figure as text: a dash where it does not exist, powers of ten where it is huge, as per word without spaces."""
-    if value is None:
-        return "–"
-    return f"{value:,.{digits}f}" if value < 1e6 else f"{value:.2e}"
-
-
 def _table(header: list[tuple[str, str]], rows: Sequence[tuple[str, ...]]) -> str:
-    """A Markdown table. header: (title, ">" to align right); one entry stands for as many empty ones as needed."""
+    """A Markdown table. header: (title, ">" to align right); a single entry stands for all columns."""
     if len(header) == 1 and rows:
         header = header * len(rows[0])
     lines = [[title for title, _ in header], ["---:" if align else "---" for _, align in header], *map(list, rows)]

@@ -1,4 +1,4 @@
-"""Sensible choices for a text nobody has told anything about. Pure functions of what was measured of the text.
+"""Sensible choices where the user has made none: pure functions of what was measured in the text.
 
 What is chosen, and why:
 
@@ -8,8 +8,8 @@ What is chosen, and why:
 - The boundary. One item a line with no empty lines between: `line`. Running text for a character model: `document`,
   with line ends as ordinary characters. For a word model, whichever of line and paragraph the text is laid out in;
   lines wrapped at a fixed width are joined, since where they break means nothing.
-- Short items that stand alone (names, words, molecules) are shuffled, and read in random windows: there is no context
-  to carry from one to the next.
+- Short items that stand alone (names, words, molecules) are shuffled and read in random windows, because no item is
+  the context of the next.
 - The network grows with the text, and dropout with parameters per training token.
 - Steps: as many as fit into about ten minutes on two cores, and no more than `MAX_EPOCHS` readings of the text. They
   are a number of steps, not of minutes, so that the same command gives the same model.
@@ -25,7 +25,7 @@ import torch
 from models.config import NetworkConfig
 from models.documents.text import Document, head, size
 from models.network import LanguageModel
-from models.text.levels import Level
+from models.text.levels import LEVELS, Level
 from models.text.tokenizer import Boundary
 from training.config import TrainingConfig
 from training.data.corpus import CorpusConfig
@@ -42,7 +42,7 @@ PUNCTUATION = tuple(".,;:!?…。，、；：！？")
 
 @dataclass(frozen=True)
 class TextShape:
-    """What the choices are made from; everything but `characters` (of files: bytes) is measured on a sample.
+    """The measurements that the choices depend on; all but `characters` (of files: bytes) are of a sample.
 
     line_length: mean over lines that are not empty. empty_lines: their share of all lines. spaces: share of
     characters. punctuated: share of lines that end in punctuation. wrapped: lines are broken at a fixed width.
@@ -60,17 +60,17 @@ class TextShape:
 
     @property
     def is_list(self) -> bool:
-        """One item a line."""
+        """Whether each line is an item."""
         return self.empty_lines < 0.02 and self.line_length <= 200 and not self.wrapped
 
     @property
     def is_list_of_short_items(self) -> bool:
-        """Items like names or molecules, where a line owes nothing to the line before; not verse, not sentences."""
+        """Whether the items are like names or molecules, unlike verse, where a line continues the line before it."""
         return self.is_list and self.line_length <= 60 and self.spaces < 0.12 and self.punctuated < 0.2
 
 
 def describe(documents: Sequence[Document]) -> TextShape:
-    """Measure the layout of a text on a sample of it."""
+    """Measures the layout of a text on a sample of it."""
     share = max(20_000, SAMPLE_CHARACTERS // max(1, len(documents)))
     sample = "\n".join(head(document, share) for document in documents)[:SAMPLE_CHARACTERS]
     lines = sample.rstrip("\n").split("\n")
@@ -96,30 +96,31 @@ def _is_wrapped(lengths: list[int]) -> bool:
     return 50 <= longest <= 100 and median(lengths) >= 0.85 * longest
 
 
-def choose_corpus(given: CorpusConfig, shape: TextShape) -> CorpusConfig:
-    """Fill in what was not given."""
-    level = given.level or ("split" if given.normalization == "speech" else _level(shape))
-    unwrap = given.unwrap
+def choose_corpus(asked: CorpusConfig, shape: TextShape) -> CorpusConfig:
+    """Replaces every None of a configuration by a choice."""
+    level = asked.level or ("split" if asked.normalization == "speech" else _level(shape))
+    rules = LEVELS[level]
+    unwrap = asked.unwrap
     if unwrap is None:
-        prose = level in ("word", "bpe") or given.normalization == "speech"
-        unwrap = prose and shape.wrapped and shape.empty_lines > 0 and given.boundary is None
-    shuffle = given.shuffle_lines
+        prose = not (rules.is_characters or rules.writes_space) or asked.normalization == "speech"
+        unwrap = prose and shape.wrapped and shape.empty_lines > 0 and asked.boundary is None
+    shuffle = asked.shuffle_lines
     if shuffle is None:
-        shuffle = shape.is_list_of_short_items and level == "char" and given.boundary in (None, "line")
-    boundary = given.boundary or ("line" if unwrap or shuffle else _boundary(level, shape))
-    alphabet_is_large = level == "char" and shape.alphabet > 300
-    min_count = {"char": 2 if alphabet_is_large else 1, "word": 3, "split": 1, "bpe": 1}[level]
-    sizes = {"char": 20_000, "word": 20_000, "split": 50_000, "bpe": 8_192}
-    if given.normalization == "speech":
-        min_count, sizes["split"] = 3, 20_000
+        shuffle = shape.is_list_of_short_items and rules.is_characters and asked.boundary in (None, "line")
+    boundary = asked.boundary or ("line" if unwrap or shuffle else _boundary(level, shape))
+    min_count, size = rules.default_min_count, rules.default_vocabulary_size
+    if rules.is_characters and shape.alphabet > 300:
+        min_count = 2
+    if asked.normalization == "speech":
+        min_count, size = 3, 20_000
     return replace(
-        given,
+        asked,
         level=level,
         boundary=boundary,
         unwrap=unwrap,
         shuffle_lines=shuffle,
-        vocabulary_size=given.vocabulary_size or sizes[level],
-        min_count=given.min_count or min_count,
+        vocabulary_size=asked.vocabulary_size or size,
+        min_count=asked.min_count or min_count,
     )
 
 
@@ -131,15 +132,15 @@ def _level(shape: TextShape) -> Level:
 
 
 def _boundary(level: Level, shape: TextShape) -> Boundary:
-    if shape.is_list or level == "split":
+    if shape.is_list or LEVELS[level].writes_space:
         return "line"
-    if level == "char":
+    if LEVELS[level].is_characters:
         return "document"
     return "paragraph" if shape.empty_lines >= 0.02 else "line"
 
 
-def choose_network(given: Mapping[str, Any], level: Level, vocabulary_size: int, train_tokens: int) -> NetworkConfig:
-    """The network for `train_tokens` tokens of training text; what is given stays as it is."""
+def choose_network(asked: Mapping[str, Any], level: Level, vocabulary_size: int, train_tokens: int) -> NetworkConfig:
+    """The network for `train_tokens` tokens of training text. asked: fields that the user has set."""
     chosen: dict[str, Any] = {"vocabulary_size": vocabulary_size}
     large_vocabulary = vocabulary_size >= 2_000
     if train_tokens < 50_000:
@@ -149,35 +150,36 @@ def choose_network(given: Mapping[str, Any], level: Level, vocabulary_size: int,
     else:
         chosen |= {"embedding_size": 256 if large_vocabulary else 64, "hidden_sizes": (512, 512)}
     # With thousands of types the output matrix is most of the model: share it with the embedding.
-    chosen["tied"] = large_vocabulary or level in ("word", "split")
-    if given.get("one_hot"):
+    chosen["tied"] = large_vocabulary or LEVELS[level].has_words
+    if asked.get("one_hot"):
         chosen |= {"embedding_size": vocabulary_size, "tied": False}
-    chosen |= given
+    chosen |= asked
     if chosen["tied"] and chosen["hidden_sizes"] and chosen["hidden_sizes"][-1] != chosen["embedding_size"]:
         chosen.setdefault("projection_size", chosen["embedding_size"])
     return NetworkConfig(**chosen)
 
 
 def choose_training(
-    given: Mapping[str, Any], network: NetworkConfig, train_tokens: int, independent_lines: bool, native_bfloat16: bool
+    asked: Mapping[str, Any], network: NetworkConfig, train_tokens: int, independent_lines: bool, native_bfloat16: bool
 ) -> TrainingConfig:
-    """How to train `network` on `train_tokens` tokens; what is given stays as it is.
+    """How to train `network` on `train_tokens` tokens.
 
-    independent_lines: the text is a shuffled list. native_bfloat16: the processor multiplies bfloat16 by itself.
+    asked: fields that the user has set. independent_lines: the text is a shuffled list. native_bfloat16: the processor
+    has instructions for bfloat16.
     """
     for name in ("batch_size", "bptt_length"):
-        if given.get(name, 1) < 1:
-            raise ValueError(f"{name}: {given[name]} is less than 1")
+        if asked.get(name, 1) < 1:
+            raise ValueError(f"{name}: {asked[name]} is less than 1")
     with torch.device("meta"):
         parameters = LanguageModel(network).num_parameters()
     bptt_length = 128 if network.vocabulary_size < 2_000 and train_tokens > 500_000 else 64
-    bptt_length = given.get("bptt_length", max(4, min(bptt_length, train_tokens // 16)))
+    bptt_length = asked.get("bptt_length", max(4, min(bptt_length, train_tokens // 16)))
     # At least eight batches an epoch; a large batch uses the cores better, a small one takes more steps.
-    batch_size = given.get("batch_size", max(1, min(64, train_tokens // (8 * bptt_length))))
+    batch_size = asked.get("batch_size", max(1, min(64, train_tokens // (8 * bptt_length))))
     tokens_per_batch = batch_size * bptt_length
     seconds = seconds_per_token(network, native_bfloat16, BUDGET_CORES)
     steps = min(BUDGET_SECONDS / seconds, MAX_EPOCHS * train_tokens) / tokens_per_batch
-    steps = given.get("steps", max(50, round(steps)))
+    steps = asked.get("steps", max(50, round(steps)))
     epochs = steps * tokens_per_batch / max(1, train_tokens)
     validate_every = max(10, min(500, steps // 40))
     chosen: dict[str, Any] = {
@@ -192,11 +194,11 @@ def choose_training(
         "validate_every": validate_every,
         "checkpoint_every": min(100, validate_every),
     }
-    return TrainingConfig(**{**chosen, **given})
+    return TrainingConfig(**{**chosen, **asked})
 
 
 def _dropout(parameters_per_token: float, epochs: float) -> float:
-    """Little text for many parameters is learned by heart unless some are taken away; not when it is read but once."""
+    """A network with many parameters learns a little text by heart without dropout, but not in two readings."""
     if epochs <= 2:
         return 0.0
     steps = ((0.3, 0.0), (1.0, 0.1), (2.5, 0.2), (6.0, 0.3))

@@ -6,17 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
-from models.decoding.completion import GenerationParams
-from models.decoding.reference import generate
-from models.decoding.sampling import SamplingParams
-from models.network import LanguageModel
-from models.text.tokenizer import Tokenizer
 from training.config import TrainingConfig
 from training.distributed import Group
+from training.persistence import Report
+from training.progress import Advance
 from training.run import RunError
-from training.trainer import Report
+from training.tasks import Task
 
 PLAIN_EVERY = 50
 """Steps between two plain lines."""
@@ -25,12 +23,13 @@ PLAIN_EVERY = 50
 class TrainingDisplay:
     """Takes a run's reports, and shows them."""
 
-    def __init__(self, console: Console, config: TrainingConfig) -> None:
+    def __init__(self, console: Console, config: TrainingConfig, task: Task) -> None:
         self._console = console
+        self._task = task
         self._config = config
         self._loss: float | None = None
         self._speed: float | None = None
-        self._progress = Progress(
+        self._bars = Bars(
             TextColumn("step {task.fields[step]}/{task.fields[steps]}"),
             BarColumn(),
             TaskProgressColumn(),
@@ -39,44 +38,46 @@ class TrainingDisplay:
             console=console,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=1.0, step=0, steps=config.steps, figures="", left="-:--")
+        self._bar = self._bars.add_task("", total=1.0, step=0, steps=config.steps, figures="", left="-:--")
 
     def __enter__(self) -> "TrainingDisplay":
         if self._console.is_terminal:
-            self._progress.start()
+            self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
-            self._progress.stop()
+            self._bars.stop()
 
     def report(self, report: Report) -> None:
-        """Show a step, or a validation."""
-        if report.valid_nats is not None:
-            self._print(
-                f"step {report.step:>6}  validation {report.valid_nats:.4f} nats per token, "
-                f"perplexity {perplexity_text(report.valid_nats)}  ({clock(report.seconds)})"
-            )
+        """Shows a step, or a validation and a sample of what the network can do."""
+        if report.validation is not None:
+            found = f"{report.validation:.4f} {self._task.measure.label}"
+            perplexity = self._perplexity(self._task.measure.unit, report.validation, ", ")
+            self._print(f"step {report.step:>6}  validation {found}{perplexity}  ({clock(report.seconds)})")
+            if sample := self._task.sample(report.step):
+                self._print(f"{'':13}{sample}")
             return
-        assert report.loss_nats is not None
+        assert report.loss is not None
         assert report.tokens_per_second is not None
-        self._loss = _average(self._loss, report.loss_nats)
+        self._loss = _average(self._loss, report.loss)
         self._speed = _average(self._speed, report.tokens_per_second)
-        figures = f"loss {self._loss:.3f}  perplexity {perplexity_text(self._loss)}  {self._speed:,.0f} tokens/s"
+        perplexity = self._perplexity(self._task.loss_unit, self._loss, "  ")
+        figures = f"loss {self._loss:.3f}{perplexity}  {self._speed:,.0f} tokens/s"
         left = self._seconds_left(report)
         if self._console.is_terminal:
-            self._progress.update(
-                self._task, completed=report.progress, step=report.step, figures=figures, left=clock(left)
+            self._bars.update(
+                self._bar, completed=report.share_done, step=report.step, figures=figures, left=clock(left)
             )
         elif report.step % PLAIN_EVERY == 0 or report.step == 1:
             self._print(f"step {report.step:>6}/{self._config.steps}  {figures}  {clock(left)} left")
 
-    def show(self, line: str) -> None:
-        """A line between the others."""
-        self._print(line)
+    def _perplexity(self, unit: str, value: float, separator: str) -> str:
+        """The perplexity, where the value is in nats."""
+        return f"{separator}perplexity {perplexity_text(value)}" if unit == "nats" else ""
 
     def _seconds_left(self, report: Report) -> float:
-        """By the speed of the last steps, or by the clock where the minutes are limited."""
+        """Estimated from the speed of the last steps, and from the clock where the minutes are limited."""
         assert self._speed
         per_step = self._config.batch_size * self._config.bptt_length / self._speed
         left = (self._config.steps - report.step) * per_step
@@ -103,21 +104,9 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-SAMPLE_TOKENS = {"char": 80, "bpe": 30, "word": 20, "split": 20}
-
-
-def sample_line(model: LanguageModel, tokenizer: Tokenizer, step: int) -> str:
-    """What the network would write by now, on one line. It takes nothing from torch's generator."""
-    params = GenerationParams(
-        max_tokens=SAMPLE_TOKENS[tokenizer.level], seed=step, ignore_eos=True, sampling=SamplingParams(temperature=0.8)
-    )
-    text, _ = generate(model, tokenizer, "", params)
-    return "             " + " ".join(text.split())
-
-
 @contextmanager
-def curves(directory: Path, group: Group, wanted: bool) -> Iterator[Callable[[Report], None]]:
-    """Takes reports and writes them where TensorBoard looks. Raises `RunError` when it is not installed."""
+def curves(directory: Path, task: Task, group: Group, wanted: bool) -> Iterator[Callable[[Report], None]]:
+    """Writes reports for TensorBoard, if that is `wanted`. Raises `RunError` when it is not installed."""
     if not wanted or not group.is_first:
         yield lambda _: None
         return
@@ -129,8 +118,8 @@ def curves(directory: Path, group: Group, wanted: bool) -> Iterator[Callable[[Re
 
         def write(report: Report) -> None:
             values = {
-                "nats/training": report.loss_nats,
-                "nats/validation": report.valid_nats,
+                f"{task.loss_unit}/training": report.loss,
+                f"{task.measure.unit}/validation": report.validation,
                 "learning rate": report.learning_rate,
                 "gradient norm": report.gradient_norm,
                 "tokens per second": report.tokens_per_second,
@@ -143,18 +132,13 @@ def curves(directory: Path, group: Group, wanted: bool) -> Iterator[Callable[[Re
 
 
 @contextmanager
-def counting(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar that the yielded function moves on by so many; nothing where there is no terminal."""
-    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
+def progress(console: Console, name: str, total: int | None) -> Iterator[Advance]:
+    """A `training.progress.Progress` on a terminal: a bar; nothing where there is no terminal."""
+    columns = (TextColumn(name), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(name, total=total)
 
+        def advance(count: int, total: int | None = None) -> None:
+            bars.update(task, advance=count, total=total)
 
-@contextmanager
-def stepping(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that tells how many steps are done, and of how many; nothing where there is no terminal."""
-    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, steps: progress.update(task, completed=done, total=steps)
+        yield advance

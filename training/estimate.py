@@ -1,4 +1,5 @@
-"""How long training will take and how much memory, before it starts: orders of magnitude, from the network's shape."""
+"""How long training will take and how much memory it will need, before it starts: orders of magnitude, from the
+network's shape."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -6,6 +7,7 @@ from itertools import pairwise
 import torch
 
 from models.config import NetworkConfig
+from models.encoder import Encoder
 from models.network import LanguageModel
 from models.process import cores
 from training.config import TrainingConfig, resolve_precision
@@ -13,9 +15,9 @@ from training.config import TrainingConfig, resolve_precision
 NATIVE_FLOPS, PLAIN_FLOPS = 1.6e11, 6e10
 """Sustained by one core while training, with and without native bfloat16 products."""
 SECONDS_PER_TOKEN = 1.5e-5
-"""What a token costs whatever the size of the network."""
+"""Time of a token that does not depend on the size of the network."""
 PROCESS_BYTES = 4e8
-"""Of Python and torch."""
+"""Memory of Python and torch."""
 
 
 @dataclass(frozen=True)
@@ -25,24 +27,24 @@ class Estimate:
 
 
 def operations_per_token(network: NetworkConfig, outputs: int | None = None) -> int:
-    """Multiplications and additions of a token's matrix products, one forward and two backward. outputs: types that
-    the loss looks at; None: all."""
-    gates = {"lstm": 4, "lstm_peephole": 4, "gru": 3}.get(network.cell, 1)
-    widths = (network.embedding_size, *network.hidden_sizes)
-    recurrent = sum(gates * hidden * (width + hidden) for width, hidden in pairwise(widths))
+    """Multiplications and additions of a token's matrix products, one forward and two backward. outputs: types of the
+    vocabulary that the loss uses; None: all."""
+    with torch.device("meta"):
+        layers = Encoder(network).layer_weights()
+    recurrent = sum(layer.from_input.numel() + layer.from_hidden.numel() for layer in layers)
     dense = (network.hidden_sizes[-1], *filter(None, [network.projection_size]), *network.output_layers)
     between = sum(a * b for a, b in pairwise(dense))
     return 6 * (recurrent + between + network.feature_size * (outputs or network.vocabulary_size))
 
 
 def seconds_per_token(network: NetworkConfig, native: bool, cores: int, outputs: int | None = None) -> float:
-    """native: whether the processor multiplies bfloat16 by itself. outputs: as for `operations_per_token`."""
+    """native: whether the processor has instructions for bfloat16. outputs: as for `operations_per_token`."""
     speed = cores * (NATIVE_FLOPS if native else PLAIN_FLOPS)
     return operations_per_token(network, outputs) / speed + SECONDS_PER_TOKEN
 
 
 def estimate(network: NetworkConfig, config: TrainingConfig) -> Estimate:
-    """Of a training on this machine, all of the text tokenized."""
+    """Time and memory of a training on this machine, once the text is tokenized."""
     native = resolve_precision(config.precision, torch.device("cpu")) == torch.bfloat16
     used = min(4, torch.get_num_threads(), cores())
     full = seconds_per_token(network, native, used)

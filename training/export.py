@@ -1,14 +1,12 @@
-"""A run's best weights as a checkpoint to serve: quantised, evaluated as stored, and described on a card."""
+"""A language model's best weights as a checkpoint to serve: quantised, evaluated as stored, and described on a card."""
 
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
 
 from models.checkpoint.format import SPELLER, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint, update_about
@@ -16,22 +14,26 @@ from models.config import NumberType
 from models.decoding.completion import GenerationParams
 from models.decoding.reference import generate
 from models.decoding.sampling import SamplingParams
-from models.network import LanguageModel
+from models.files import write_atomically
+from models.network import LanguageModel, set_weights
+from models.text.tokenizer import Tokenizer
 from models.words.speller import Speller
 from training.card import render_card
-from training.data.tokens import Split
-from training.evaluate import Figures, Reset, evaluate_split, ignore, spelled
-from training.run import START_SPELLER, Run, RunError, load_speller, replace_file, save_speller
+from training.data.tokens import TokenizedText
+from training.evaluate import Reset, evaluate_documents, spelled
+from training.figures import Totals, current
+from training.persistence import BEST, Position, read_position
+from training.progress import Progress, no_progress
+from training.run import SPLITS, START_SPELLER, Run, RunError, load_speller, save_speller
 from training.speller import adapted_speller, can_learn_spelling, train_speller
 from training.studies.ngram import MAX_ORDER, KneserNey
-from training.trainer import Position, read_position
 
-BEST, NGRAM = "best.safetensors", "ngram.json"
+NGRAM = "ngram.json"
 
 SAMPLE_TEMPERATURE = 0.8
 
 NGRAM_TOKENS = 16_000_000
-"""Counted at most, so that no training takes more than 4 GiB of memory for that."""
+"""Tokens that are counted at most, so that counting never takes more than 4 GiB of memory."""
 
 
 def best_model(run: Run) -> LanguageModel:
@@ -43,43 +45,45 @@ def best_model(run: Run) -> LanguageModel:
             f"(step {run.config.training.validate_every}); continue with  python -m training resume {run.directory}"
         )
     model = LanguageModel(run.config.network)
-    weights = load_file(path)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
+    set_weights(model, load_file(path))
     return model.eval().requires_grad_(False)
 
 
-def trained_speller(run: Run, on_step: Callable[[int, int], None] | None = None) -> Speller | None:
-    """The speller of the words that the run's vocabulary left out, trained when it is first asked for, or that of the
-    checkpoint that it goes on from, with words of its own; None where they are too few to learn from."""
+def run_speller(run: Run, progress: Progress = no_progress) -> Speller | None:
+    """The speller of the words that the run's vocabulary left out. It is trained, or adapted from the checkpoint that
+    the run began with, if it is not in the run directory yet; None where the words are too few to learn from."""
     path = run.directory / SPELLER
     speller = load_speller(path)
     if speller:
         return speller
-    unknown, held_out = run.splits["train"].unknown, run.splits["valid"].unknown
+    unknown, held_out = run.splits["train"].unknown, run.splits["validation"].unknown
     start = load_speller(run.directory / START_SPELLER)
     if start:
         speller = adapted_speller(start, unknown, held_out)
     elif can_learn_spelling(unknown):
-        speller = train_speller(unknown, held_out, run.config.training.seed, on_step)
+        with progress("learning to spell", None) as on_step:
+            speller = train_speller(unknown, held_out, run.config.training.seed, on_step)
     else:
         return None
     save_speller(speller, path)
     return speller
 
 
-def ngram_perplexities(run: Run) -> dict[str, float]:
-    """By held-out split: perplexity of n-grams alone (training/studies/ngram.py), computed when first asked for."""
+def ngram_perplexities(run: Run, progress: Progress = no_progress) -> dict[str, float]:
+    """The perplexity of an n-gram model (training/studies/ngram.py) by held-out split. It is computed if it is not in
+    the run directory yet."""
     path = run.directory / NGRAM
     if not path.is_file():
-        size, eos_id = len(run.tokenizer), run.tokenizer.eos_id
-        counted = KneserNey(run.splits["train"].ids[:NGRAM_TOKENS].numpy(), size, eos_id)
-        held_out = {name: split for name, split in run.splits.items() if name != "train" and len(split.ids)}
-        found = {name: float(np.exp(-counted.logprobs(split.ids.numpy()).mean())) for name, split in held_out.items()}
-        replace_file(path, json.dumps(found).encode())
+        with progress("counting n-grams", None):
+            counted = run.splits["train"].ids[:NGRAM_TOKENS].numpy()
+            model = KneserNey(counted, len(run.tokenizer), run.tokenizer.eos_id)
+            found = {
+                SPLITS[name]: float(np.exp(-model.logprobs(text.ids.numpy()).mean()))
+                for name, text in run.held_out.items()
+            }
+        write_atomically(path, json.dumps(found).encode())
     perplexities: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return perplexities
+    return {name: perplexities[stem] for name, stem in SPLITS.items() if stem in perplexities}
 
 
 def export_run(
@@ -87,30 +91,27 @@ def export_run(
     out: Path,
     storage: NumberType | None = None,
     command: str | None = None,
-    on_tokens: Callable[[int], None] = ignore,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Write the checkpoint `out`, replacing an older one there; returns what its card tells.
+    """Writes the checkpoint `out`, replacing an older one there; returns what its card says.
 
-    storage, command: None takes the run's own. on_tokens: told of the evaluation's progress.
+    storage, command: None takes the run's own.
     """
     storage = storage or run.config.storage
     model, tokenizer = best_model(run), run.tokenizer
-    speller = trained_speller(run)
-    counting = ngram_perplexities(run)
+    speller = run_speller(run, progress)
+    ngrams = ngram_perplexities(run, progress)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / out.name
         save_checkpoint(directory, model, tokenizer, storage, speller=speller)
         stored = load_checkpoint(directory)
         weights_bytes = (directory / WEIGHTS).stat().st_size
-    splits = {name: split for name, split in run.splits.items() if name != "train" and len(split.ids)}
-    figures = {
-        {"valid": "validation", "test": "test"}[name]: figures_row(
-            spelled(evaluate_split(stored.model, split, tokenizer, on_tokens), split, stored.speller),
-            "never",
-        )
-        | {"ngram_order": MAX_ORDER, "ngram_perplexity": counting[name]}
-        for name, split in splits.items()
-    }
+    figures = {}
+    with progress("evaluating", sum(len(text.ids) for text in run.held_out.values())) as advance:
+        for name, text in run.held_out.items():
+            totals = spelled(evaluate_documents(stored.model, text, tokenizer, advance), text, stored.speller)
+            ngram = {"ngram_order": MAX_ORDER, "ngram_perplexity": ngrams[name]}
+            figures[name] = figures_row(totals, "never") | ngram
     about = describe_run(run, stored) | {
         "name": out.name,
         "command": command or run.config.command,
@@ -124,7 +125,7 @@ def export_run(
 
 
 def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:
-    """What a card says of text, network and training."""
+    """What a card says of the text, the network and the training."""
     config = run.config
     position = read_position(run.directory)
     tokens_per_step = config.training.batch_size * config.training.bptt_length
@@ -133,11 +134,7 @@ def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:
         "licence": config.licence,
         "created": config.created,
         "sources": config.sources,
-        "corpus": {
-            name: _split_row(split)
-            for name, split in ((name, run.splits[name]) for name in ("train", "valid", "test"))
-            if len(split.ids)
-        },
+        "corpus": {SPLITS[name]: _corpus_row(text) for name, text in run.splits.items() if len(text.ids)},
         "level": stored.tokenizer.level,
         "boundary": stored.tokenizer.boundary,
         "vocabulary": len(stored.tokenizer),
@@ -148,7 +145,7 @@ def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:
         "corpus_options": asdict(config.corpus),
         "hardware": config.hardware,
         "start": config.start,
-    } | _progress(position, tokens_per_step, len(run.splits["train"].ids))
+    } | _training_facts(position, tokens_per_step, len(run.splits["train"].ids))
 
 
 def _speller_facts(speller: Speller | None) -> dict[str, int | None]:
@@ -159,17 +156,17 @@ def _speller_facts(speller: Speller | None) -> dict[str, int | None]:
 
 
 def describe_speller(directory: Path) -> None:
-    """Tell of a new speller in a checkpoint's card, and no longer what the old one reached."""
+    """Describes a new speller in a checkpoint's card, and removes the figure that the old one reached."""
     checkpoint = load_checkpoint(directory)
     if "corpus" not in checkpoint.about:
         return
-    figures = checkpoint.about.get("figures", {})
-    figures = {label: {**row, "open_bits_per_character": None} for label, row in figures.items()}
+    rows = checkpoint.about.get("figures", {})
+    figures = {label: current(row) | {"bits_per_character": None} for label, row in rows.items()}
     about = checkpoint.about | _speller_facts(checkpoint.speller) | {"figures": figures}
     update_about(directory, about, render_card(about))
 
 
-def _progress(position: Position, tokens_per_step: int, train_tokens: int) -> dict[str, Any]:
+def _training_facts(position: Position, tokens_per_step: int, train_tokens: int) -> dict[str, Any]:
     seen = position.step * tokens_per_step
     return {
         "steps": position.step,
@@ -180,35 +177,35 @@ def _progress(position: Position, tokens_per_step: int, train_tokens: int) -> di
     }
 
 
-def _split_row(split: Split) -> dict[str, Any]:
+def _corpus_row(text: TokenizedText) -> dict[str, Any]:
     return {
-        "documents": len(split.starts),
-        "characters": split.characters,
-        "words": split.words,
-        "tokens": len(split.ids),
-        "oov_rate": split.oov / len(split.ids),
+        "documents": len(text.starts),
+        "characters": text.characters,
+        "words": text.words,
+        "tokens": len(text.ids),
+        "oov_rate": text.oov / len(text.ids),
     }
 
 
-def figures_row(figures: Figures, reset: Reset) -> dict[str, Any]:
+def figures_row(totals: Totals, reset: Reset) -> dict[str, Any]:
     """A row of the card's table."""
-    return {"reset": reset} | figures.to_json()
+    return {"reset": reset} | totals.to_json()
 
 
-def add_figures(directory: Path, label: str, figures: Figures, reset: Reset) -> None:
-    """Put a row into a checkpoint's card, over one of the same label; weights stay as they are."""
+def add_figures(directory: Path, label: str, totals: Totals, reset: Reset) -> None:
+    """Puts a row into a checkpoint's card, in place of a row with the same label; weights stay as they are."""
     about = load_checkpoint(directory).about
     if "corpus" not in about:
         raise RunError(f"{directory}: has no card to write into (it was not written by the export of a run)")
-    row, old = figures_row(figures, reset), about.get("figures", {}).get(label, {})
+    row, old = figures_row(totals, reset), about.get("figures", {}).get(label, {})
     if (old.get("tokens"), old.get("reset")) == (row["tokens"], row["reset"]):
-        row = old | row  # the same text: what counting reaches on it still stands
+        row = current(old) | row  # the same text: the figure of its n-grams still holds
     about = about | {"figures": about.get("figures", {}) | {label: row}}
     update_about(directory, about, render_card(about))
 
 
 def add_ngram(directory: Path, label: str, order: int, perplexity: float) -> None:
-    """Put what counting reaches beside a row of a checkpoint's card. Raises `RunError` where there is no such row."""
+    """Puts the perplexity of n-grams into a row of a checkpoint's card. Raises `RunError` where it has no such row."""
     about = load_checkpoint(directory).about
     figures = about.get("figures", {})
     if label not in figures:
@@ -219,17 +216,17 @@ def add_ngram(directory: Path, label: str, order: int, perplexity: float) -> Non
 
 
 def make_samples(stored: Checkpoint) -> list[dict[str, Any]]:
-    """A few texts: whole lines or paragraphs from an empty prompt, or what follows a line end in a document.
+    """A few texts: whole lines or paragraphs from an empty prompt; of a document model, the text after a line end.
 
-    A document model has seen few beginnings of documents, often one: from an empty prompt it starts anywhere.
+    A document model has seen few beginnings of documents, often a single one, and starts anywhere after an empty
+    prompt.
     """
     short = stored.tokenizer.boundary != "document"
     prompt = "" if short else "\n"
-    length = 300 if stored.tokenizer.level in ("char", "bpe") else 60
     samples = []
     for seed in range(1, 6 if short else 3):
         params = GenerationParams(
-            max_tokens=length,
+            max_tokens=stored.tokenizer.rules.card_tokens,
             min_tokens=1,
             seed=seed,
             ignore_eos=not short,
@@ -238,3 +235,15 @@ def make_samples(stored: Checkpoint) -> list[dict[str, Any]]:
         text, _ = generate(stored.model, stored.tokenizer, prompt, params)
         samples.append({"prompt": prompt, "text": text, "seed": seed, "temperature": SAMPLE_TEMPERATURE})
     return samples
+
+
+def sample_line(model: LanguageModel, tokenizer: Tokenizer, seed: int) -> str:
+    """What the network writes now, on one line. It takes nothing from torch's generator."""
+    params = GenerationParams(
+        max_tokens=tokenizer.rules.sample_tokens,
+        seed=seed,
+        ignore_eos=True,
+        sampling=SamplingParams(temperature=SAMPLE_TEMPERATURE),
+    )
+    text, _ = generate(model, tokenizer, "", params)
+    return " ".join(text.split())

@@ -1,9 +1,10 @@
-"""PNG pictures of a run's log and of a text's word frequencies. matplotlib is an extra, imported when first needed."""
+"""PNG pictures of logs, gradient norms and word frequencies. matplotlib is an extra, imported when first needed."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from training.persistence import LOG, read_log
 
 CURVE = "curve.png"
 
@@ -11,7 +12,7 @@ COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:b
 
 
 class PlotError(RuntimeError):
-    """No picture could be made."""
+    """A picture that cannot be drawn or written; the message says why."""
 
 
 def _figure(width: float = 9, height: float = 5) -> tuple[Any, Any]:
@@ -26,21 +27,6 @@ def _figure(width: float = 9, height: float = 5) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl; one that is cut short is left out. Raises `PlotError` when there is none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise PlotError(f"{path}: cannot be read ({error.strerror})") from None
-    entries = []
-    for line in lines:
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return entries
-
-
 def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
     """Exponential moving average, corrected for its start (Kingma & Ba 2015, section 3)."""
     smoothed, average = [], 0.0
@@ -50,48 +36,50 @@ def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
     return smoothed
 
 
-def plot_run(directory: Path) -> Path:
-    """Write curve.png: training and validation loss in nats per token, and the learning rate, against steps."""
-    entries = read_log(directory / "log.jsonl")
-    train = [(entry["step"], entry["loss_nats"]) for entry in entries if "loss_nats" in entry]
-    valid = [(entry["step"], entry["valid_nats"]) for entry in entries if "valid_nats" in entry]
+def plot_run(directory: Path, label: str) -> Path:
+    """Writes curve.png: training and validation loss, and the learning rate, against steps. label: of the losses."""
+    if not (directory / LOG).is_file():
+        raise PlotError(f"{directory / LOG}: cannot be read (there is no such file)")
+    reports = read_log(directory)
+    train = [(report.step, report.loss) for report in reports if report.loss is not None]
+    validation = [(report.step, report.validation) for report in reports if report.validation is not None]
     if not train:
-        raise PlotError(f"{directory / 'log.jsonl'}: no steps to plot yet")
+        raise PlotError(f"{directory / LOG}: no steps to plot yet")
     figure, axes = _figure()
     steps, losses = zip(*train, strict=True)
     axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
     axes.plot(steps, smooth(losses), color="tab:blue", label="training, smoothed")
-    if valid:
-        axes.plot(*zip(*valid, strict=True), color="tab:red", marker=".", label="validation")
-    axes.set(xlabel="step", ylabel="nats per token", title=directory.name)
+    if validation:
+        axes.plot(*zip(*validation, strict=True), color="tab:red", marker=".", label="validation")
+    axes.set(xlabel="step", ylabel=label, title=directory.name)
     axes.set_ylim(top=min(max(losses), 1.15 * smooth(losses)[min(5, len(losses) - 1)]))
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")
     rate = axes.twinx()
-    rate.plot([entry["step"] for entry in entries], [entry["learning_rate"] for entry in entries], color="gray", ls=":")
+    rate.plot([report.step for report in reports], [report.learning_rate for report in reports], color="gray", ls=":")
     rate.set_ylabel("learning rate (dotted)")
     path = directory / CURVE
     figure.savefig(path, dpi=120)
     return path
 
 
-def plot_comparison(curves: dict[str, Sequence[tuple[float, float]]], path: Path) -> None:
-    """Validation loss of several runs. curves: by name, (minutes, nats per token)."""
+def plot_comparison(curves: dict[str, Sequence[tuple[float, float]]], label: str, path: Path) -> None:
+    """Validation loss of several runs. curves: by name, (minutes, value). label: of the values."""
     figure, axes = _figure()
     for name, points in curves.items():
         if points:
             axes.plot(*zip(*points, strict=True), marker=".", label=name)
-    best = [nats for points in curves.values() for _, nats in points]
+    best = [value for points in curves.values() for _, value in points]
     if best:
         axes.set_ylim(min(best) - 0.05, min(max(best), min(best) + 2.0))
-    axes.set(xlabel="minutes of training", ylabel="validation, nats per token")
+    axes.set(xlabel="minutes of training", ylabel=f"validation, {label}")
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)
 
 
 def plot_range(rates: Sequence[float], losses: Sequence[float], suggested: float | None, path: Path) -> None:
-    """Loss against learning rate, of a range test."""
+    """Loss against learning rate in a range test."""
     figure, axes = _figure()
     axes.semilogx(rates, losses, color="tab:blue", alpha=0.25)
     axes.semilogx(rates, smooth(losses), color="tab:blue", label="smoothed")

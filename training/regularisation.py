@@ -1,6 +1,6 @@
-"""What keeps a network from learning its text by heart: noise on the way through it, and penalties on activations.
+"""Keeps a network from learning its text by heart, by noise in its values and weights and by penalties on activations.
 
-Each piece is off at 0. Merity et al. 2018 ("Regularizing and Optimizing LSTM Language Models", AWD-LSTM) use them all.
+Each part is off at 0. Merity et al. 2018 ("Regularizing and Optimizing LSTM Language Models", AWD-LSTM) use all parts.
 """
 
 import math
@@ -17,22 +17,26 @@ class Regularisation:
     """Shares are probabilities below 1. Raises `ValueError`, naming the field, on a value that makes no sense."""
 
     dropout: float = 0.0
-    """Of the non-recurrent connections: between layers, and where the two below are None, before and after them all
-    (Zaremba et al. 2014, figure 2)."""
+    """Share of non-recurrent values that are dropped: between layers, and before the first and after the last layer if
+    the next two options are not set. (Zaremba et al. 2014, figure 2.)"""
     input_dropout: float | None = None
-    """Of what the first layer gets."""
+    """Share that is dropped of the first layer's inputs."""
     output_dropout: float | None = None
-    """Of what the last layer gives."""
+    """Share that is dropped of the last layer's outputs."""
     locked: bool = False
-    """One mask for all tokens of a window, "variational" dropout (Gal & Ghahramani 2016, section 4)."""
+    """Drop the same values for all tokens of a window, as "variational" dropout does. (Gal & Ghahramani
+    2016, section 4.)"""
     word_dropout: float = 0.0
-    """Of whole word types: every occurrence in the batch is zeroed (Gal & Ghahramani 2016, section 4.2)."""
+    """Share of token types that are dropped, at every place in the batch. (Gal & Ghahramani 2016, section 4.2.)"""
     dropconnect: float = 0.0
-    """Of the recurrent weights, the same for a whole window (Wan et al. 2013; Merity et al. 2018, section 2)."""
+    """Share of recurrent weights that are dropped for a whole window. (Wan et al. 2013; Merity et al. 2018,
+    section 2.)"""
     activation_l2: float = 0.0
-    """AR: this much of the mean square of what the last layer gives, after dropout (Merity et al. 2017, section 3)."""
+    """Weight of a penalty on activations (AR): the mean square of the last layer's outputs after dropout. (Merity et
+    al. 2017, section 3.)"""
     temporal_l2: float = 0.0
-    """TAR: this much of the mean square of what changes there from token to token, before dropout (the same)."""
+    """Weight of a penalty on their changes (TAR): the mean square of the differences from token to token, before
+    dropout. (Merity et al. 2017, section 3.)"""
 
     def __post_init__(self) -> None:
         for name in ("dropout", "input_dropout", "output_dropout", "word_dropout", "dropconnect"):
@@ -45,8 +49,8 @@ class Regularisation:
 
 
 class TrainingNoise:
-    """The noise of one window, drawn from torch's generator; a `models.network.Noise`. The window may come in pieces:
-    what is the same for all of it is drawn once."""
+    """The noise of one window, from torch's generator; a `models.encoder.Noise`. The window may come in pieces: masks
+    that are the same for the whole window are made once."""
 
     def __init__(self, config: Regularisation, layers: int, vocabulary_size: int) -> None:
         self._config = config
@@ -56,7 +60,7 @@ class TrainingNoise:
         last = config.dropout if config.output_dropout is None else config.output_dropout
         self._shares = [first, *between, last]
         self._masks: dict[str, Tensor] = {}
-        self._given: list[Tensor] = []
+        self._outputs: list[Tensor] = []
         self._dropped: list[Tensor] = []
 
     def embeddings(self, x: Tensor, token_ids: Tensor) -> Tensor:
@@ -74,7 +78,7 @@ class TrainingNoise:
         elif share:
             dropped = native.dropout(x, share) if native.usable(x) else x * _mask(x, share, x.shape)
         if depth == len(self._shares) - 1:
-            self._given.append(x)
+            self._outputs.append(x)
             self._dropped.append(dropped)
         return dropped
 
@@ -85,13 +89,13 @@ class TrainingNoise:
         return from_hidden * self._once(f"recurrent {depth}", from_hidden, share, from_hidden.shape)
 
     def penalty(self) -> Tensor:
-        """What is to be added to the loss, in nats, once all features are made."""
+        """The sum of the penalties, in nats, to add to the loss once all pieces of the window are computed."""
         config = self._config
-        penalty = torch.zeros((), device=self._given[0].device)
+        penalty = torch.zeros((), device=self._outputs[0].device)
         if config.activation_l2:
             penalty = penalty + config.activation_l2 * _joined(self._dropped).float().square().mean()
-        if config.temporal_l2 and sum(piece.shape[1] for piece in self._given) > 1:
-            penalty = penalty + config.temporal_l2 * _joined(self._given).float().diff(dim=1).square().mean()
+        if config.temporal_l2 and sum(piece.shape[1] for piece in self._outputs) > 1:
+            penalty = penalty + config.temporal_l2 * _joined(self._outputs).float().diff(dim=1).square().mean()
         return penalty
 
     def _once(self, name: str, like: Tensor, share: float, shape: tuple[int, ...]) -> Tensor:
@@ -106,12 +110,12 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 def _mask(like: Tensor, share: float, shape: tuple[int, ...]) -> Tensor:
-    """Zeros for `share` of the entries, to the nearest step, for the others what keeps the mean.
+    """Zeros for `share` of the entries, to the nearest step; the other entries have the value that keeps the mean.
 
-    Four entries are made of each random number: drawing them is what takes time.
+    Each random number makes four entries, because making random numbers takes most of the time.
     """
     count = math.prod(shape)
     numbers = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
-    drawn = numbers.view(torch.int16)[:count].view(shape)
+    levels = numbers.view(torch.int16)[:count].view(shape)
     dropped = native.in_steps(share)
-    return (drawn >= dropped - 2**15).to(like.dtype).div_(1 - dropped / native.STEPS)
+    return (levels >= dropped - 2**15).to(like.dtype).div_(1 - dropped / native.STEPS)

@@ -1,10 +1,12 @@
-"""Training the speller of a word-level model on the types that its vocabulary left out: the commonest of them are its
-lexicon; all, each counted once, teach the model of bytes, which is there for what the lexicon has not. Held-out text
-decides how much each of the two has to say."""
+"""Trains the speller of a word-level model on the types that its vocabulary left out.
+
+The commonest of these types are its lexicon. All of them, each counted once, teach the model of bytes, which spells the
+words that the lexicon does not have. Held-out text decides how much weight each of the two gets.
+"""
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +18,8 @@ from models.words.lexicon import Lexicon
 from models.words.speller import END, VOCABULARY_SIZE, Speller
 from training.data.batching import mix
 from training.loss import linear_cross_entropy
-from training.optimisation import make_optimizer, rate_factor
+from training.optimisation import OPTIMIZERS, rate_factor
+from training.progress import Advance, ignore
 
 MOST_LISTED = 50_000
 """Words of a lexicon: a quarter of a megabyte."""
@@ -25,13 +28,13 @@ BATCH_SIZE = 256
 LEAST_STEPS, MOST_STEPS, EPOCHS = 200, 6_000, 8
 LEARNING_RATE = 4e-3
 LONGEST = 48
-"""Bytes; longer types (rows of dashes, addresses) teach nothing of spelling."""
+"""Bytes. Longer types (rows of dashes, addresses) teach nothing about spelling."""
 FEWEST = 50
-"""Types, at least, to learn from."""
+"""With fewer types than this, no speller is trained."""
 
 
 def can_learn_spelling(types: Collection[str]) -> bool:
-    """Whether there are enough of them."""
+    """Whether there are enough types to learn from."""
     return len(_encoded(types)) >= FEWEST
 
 
@@ -39,10 +42,10 @@ def train_speller(
     unknown: Mapping[str, int],
     held_out: Mapping[str, int],
     seed: int = 0,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: Advance = ignore,
 ) -> Speller:
-    """unknown: how often the training text has each word that the vocabulary left out. held_out: the same of a text
-    that was not trained on. on_step: told of steps done and steps in all. Raises `ValueError` when there are too few.
+    """unknown: how often the training text has each word that the vocabulary left out. held_out: the same for a text
+    that was not trained on. on_step: called after each step. Raises `ValueError` when there are too few words.
     """
     if not can_learn_spelling(unknown):
         raise ValueError(f"{len(unknown)} words outside the vocabulary are too few to learn spelling from")
@@ -54,8 +57,8 @@ def train_speller(
 
 
 def adapted_speller(speller: Speller, unknown: Mapping[str, int], held_out: Mapping[str, int]) -> Speller:
-    """One that knows the words of another text, too: its lexicon gets them, and is weighed anew; the model of bytes
-    stays.
+    """A speller that also knows the words of another text: its lexicon gets them and a new weight; the model of bytes
+    stays as it is.
 
     unknown, held_out: as for `train_speller`.
     """
@@ -72,16 +75,16 @@ def _commonest(counts: Mapping[str, int]) -> Lexicon:
     return Lexicon(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0].encode()))[:MOST_LISTED]))
 
 
-def _train_network(learned: Sequence[bytes], seed: int, on_step: Callable[[int, int], None] | None) -> LanguageModel:
+def _train_network(learned: Sequence[bytes], seed: int, on_step: Advance) -> LanguageModel:
     hidden = 256 if len(learned) > 20_000 else 128
     torch.manual_seed(seed)
     model = LanguageModel(NetworkConfig(VOCABULARY_SIZE, 48, (hidden,)))
-    optimizer = make_optimizer(model, "adamw", 0.01)
+    optimizer = OPTIMIZERS["adamw"](model, 0.01)
     batches = math.ceil(len(learned) / BATCH_SIZE)
     steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * batches))
     for step in range(steps):
         generator = torch.Generator().manual_seed(mix(seed, 4, step // batches))
-        # Neighbours are of one length, so that little is padding; which batch comes when is chance.
+        # Types of similar length are in one batch, so that little is padding; the order of batches is random.
         order = torch.randperm(batches, generator=generator)
         shift = int(torch.randint(BATCH_SIZE, (), generator=generator)) - BATCH_SIZE // 2
         first = max(0, int(order[step % batches]) * BATCH_SIZE + shift)
@@ -92,14 +95,13 @@ def _train_network(learned: Sequence[bytes], seed: int, on_step: Callable[[int, 
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if on_step is not None:
-            on_step(step + 1, steps)
+        on_step(1, steps)
     return model.eval().requires_grad_(False)
 
 
 def share_of_lexicon(bytes_alone: Speller, lexicon: Lexicon, held_out: Mapping[str, int]) -> float:
-    """The weight of a lexicon beside a model of bytes that makes held-out unknown words likeliest, by expectation
-    maximisation (Jelinek & Mercer 1980), as if two more had been seen, one of the lexicon and one not."""
+    """The weight of a lexicon, beside a model of bytes, that makes held-out unknown words most likely, by expectation
+    maximisation (Jelinek & Mercer 1980). Two more words are taken as seen: one in the lexicon, one not."""
     seen = np.array(list(held_out.values()), np.float64)
     listed = np.array([lexicon.probability(word) for word in held_out])
     spelled = np.exp(bytes_alone.spelled_logprobs(list(held_out)))
@@ -111,12 +113,12 @@ def share_of_lexicon(bytes_alone: Speller, lexicon: Lexicon, held_out: Mapping[s
 
 
 def _encoded(types: Collection[str]) -> list[bytes]:
-    """The shortest first."""
+    """As UTF-8, shortest first, without types that are too long."""
     return sorted((t.encode() for t in types if 0 < len(t.encode()) <= LONGEST), key=lambda b: (len(b), b))
 
 
 def _loss(model: LanguageModel, batch: Sequence[bytes]) -> Tensor:
-    """Mean nats per byte, ends included."""
+    """Mean nats per byte; the ends of the types are predicted too."""
     lengths = torch.tensor([len(spelling) + 1 for spelling in batch])
     inputs = torch.full((len(batch), int(lengths.max())), END)
     targets = torch.full_like(inputs, END)

@@ -1,14 +1,14 @@
 """Tables and lines for the terminal: a run's plan, a model's figures, a text's statistics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from training.card import number
 from training.display import clock
 from training.estimate import estimate
+from training.figures import FIGURES, Figure, Row, number
 from training.run import Run
 from training.studies.comparison import RunSummary
 from training.studies.statistics import Statistics
@@ -16,7 +16,7 @@ from training.studies.statistics import Statistics
 
 def print_plan(console: Console, run: Run) -> None:
     config, splits = run.config, run.splits
-    sizes = ", ".join(f"{len(split.ids):,} {name}" for name, split in splits.items())
+    sizes = ", ".join(f"{len(text.ids):,} {name}" for name, text in splits.items())
     network, corpus, training = config.network, config.corpus, config.training
     layout = ", wrapped lines joined" if corpus.unwrap else ", lines shuffled" if corpus.shuffle_lines else ""
     epochs = training.steps * training.batch_size * training.bptt_length / len(splits["train"].ids)
@@ -34,13 +34,13 @@ def print_plan(console: Console, run: Run) -> None:
         console.print(line, highlight=False, soft_wrap=True)
     if len(splits["train"].ids) < 20_000:
         console.print(
-            "advice    this is very little text: the model will mostly learn it by heart; more of it helps most",
+            "advice    this is very little text: the model will mostly learn it by heart; more text helps most",
             highlight=False,
             soft_wrap=True,
         )
     elif epochs < 1 and training.max_minutes is None:
         console.print(
-            f"advice    the text is large, these steps read {epochs:.0%} of it; --max-minutes takes what time you give",
+            f"advice    the text is large, these steps read {epochs:.0%} of it; --max-minutes sets how long to train",
             highlight=False,
             soft_wrap=True,
         )
@@ -48,16 +48,14 @@ def print_plan(console: Console, run: Run) -> None:
         console.print("advice    the text is one long line: --boundary document suits it better", highlight=False)
 
 
-def print_figures(console: Console, rows: dict[str, dict[str, Any]]) -> None:
-    names = ("perplexity", "perplexity_per_word", "bits_per_character", "open_bits_per_character", "nats_per_character")
-    titles = ("perplexity/token", "perplexity/word", "bits/character", "open", "nats/character", "tokens", "unknown")
+def print_figures(console: Console, rows: Mapping[str, Row], figures: Sequence[Figure] = FIGURES) -> None:
+    shown = [(figure.title, figure) for figure in figures if figure.title]
     table = Table()
     table.add_column("text")
-    for title in titles:
+    for title, _ in shown:
         table.add_column(title, justify="right")
     for label, row in rows.items():
-        figures = [number(row.get(name), 4) for name in names]
-        table.add_row(label, *figures, f"{row['tokens']:,}", f"{row['oov_rate'] or 0:.2%}")
+        table.add_row(label, *(figure.text(row, 4) for _, figure in shown))
     console.print(table)
 
 
@@ -65,7 +63,7 @@ def print_comparison(console: Console, runs: Sequence[RunSummary]) -> None:
     table = Table(title="runs, best first")
     for title in ("run", "parameters", "steps", "tokens", "minutes", "best validation perplexity", "at step"):
         table.add_column(title, justify="left" if title == "run" else "right")
-    for run in sorted(runs, key=lambda run: run.best_nats if run.best_nats is not None else float("inf")):
+    for run in sorted(runs, key=lambda run: run.cost):
         table.add_row(
             run.name,
             f"{run.parameters:,}",
@@ -79,7 +77,7 @@ def print_comparison(console: Console, runs: Sequence[RunSummary]) -> None:
 
 
 def print_flows(console: Console, rows: list[dict[str, Any]]) -> None:
-    """Gradient norms at some distances, and the factor from one token to the next."""
+    """Gradient norms at some distances, and the factor with which they change from token to token."""
     furthest = len(rows[0]["norms"]) - 1
     distances = sorted({0, min(10, furthest), furthest // 2, furthest})
     table = Table(title="norm of dL/dh by distance")

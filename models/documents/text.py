@@ -12,9 +12,6 @@ from pathlib import Path
 
 PIECE_BYTES = 1 << 20
 
-TEXT_SUFFIXES = (".txt", ".text", ".md")
-"""What is read of a folder; a file named outright may be called anything."""
-
 
 class CorpusError(ValueError):
     """A corpus that cannot be trained on, with what to do about it."""
@@ -104,7 +101,7 @@ def _end_of_piece(text: str, whole_paragraphs: bool) -> int:
 
 
 def read_text(path: Path, unwrap: bool = False) -> str:
-    """A whole file in memory. Raises `CorpusError` when it is not text."""
+    """A whole text file in memory. Raises `CorpusError` when it is not text."""
     return "".join(pieces(unwrapped(whole_file(path)) if unwrap else whole_file(path)))
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.prepare import prepare_run
 from training.recipe import Recipe, override
-from training.run import Run, prepare_run
+from training.run import Run
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -12,7 +12,8 @@ from models.text.tokenizer import Boundary, Tokenizer
 from models.words.speller import VOCABULARY_SIZE, Speller
 from tests.tiny import parts, tiny_model
 from training import evaluate
-from training.evaluate import Figures, evaluate_lines, evaluate_texts
+from training.evaluate import evaluate_lines, evaluate_texts
+from training.figures import Totals
 
 LINES = ["the cat sees fish", "", "a zebra!", "the dog likes a bone and my bird", "fish fish"]
 TEXT = "\n".join(LINES) + "\n"
@@ -44,7 +45,9 @@ def test_reset_line_equals_the_sum_over_lines(level: Level) -> None:
     assert figures.sentences == len(LINES)
     assert figures.words == len(TEXT.split())
     assert figures.characters == sum(map(len, LINES))
-    assert figures.perplexity_per_word == pytest.approx(math.exp(-sum(alone) / (len(TEXT.split()) + len(LINES))))
+    assert figures.to_json()["perplexity_per_word"] == pytest.approx(
+        math.exp(-sum(alone) / (len(TEXT.split()) + len(LINES)))
+    )
 
 
 @pytest.mark.parametrize(("level", "boundary"), [("char", "document"), ("word", "line"), ("char", "paragraph")])
@@ -74,11 +77,11 @@ def test_figures_do_not_depend_on_batching(reset: evaluate.Reset, monkeypatch: p
 
 
 def test_units_by_hand() -> None:
-    figures = Figures(logprob=-8 * math.log(2), tokens=4, sentences=1, words=3, characters=16, oov=1, oov_logprob=-2.0)
-    assert figures.perplexity == pytest.approx(4.0)  # 2 bits a token
-    assert figures.perplexity_per_word == pytest.approx(4.0)  # 3 words and an <eos>
-    assert figures.bits_per_character == pytest.approx(0.5)
-    assert figures.nats_per_character == pytest.approx(math.log(2) / 2)
+    figures = Totals(logprob=-8 * math.log(2), tokens=4, sentences=1, words=3, characters=16, oov=1, oov_logprob=-2.0)
+    assert figures.to_json()["perplexity"] == pytest.approx(4.0)  # 2 bits a token
+    assert figures.to_json()["perplexity_per_word"] == pytest.approx(4.0)  # 3 words and an <eos>
+    assert figures.to_json()["bits_per_character"] == pytest.approx(0.5)
+    assert figures.to_json()["nats_per_character"] == pytest.approx(math.log(2) / 2)
     assert figures.to_json()["logprob_without_oov"] == pytest.approx(2 - 8 * math.log(2))
     assert figures.to_json()["oov_rate"] == 0.25
 
@@ -88,7 +91,9 @@ def test_uniform_model_has_perplexity_of_its_vocabulary() -> None:
     with torch.no_grad():
         model.output.weight.zero_()
         model.output.bias.zero_()
-    assert evaluate_texts(model, tokenizer, [TEXT], "never").perplexity == pytest.approx(len(tokenizer), rel=1e-6)
+    assert evaluate_texts(model, tokenizer, [TEXT], "never").to_json()["perplexity"] == pytest.approx(
+        len(tokenizer), rel=1e-6
+    )
 
 
 def test_unknown_words_are_counted_and_left_out() -> None:
@@ -99,16 +104,16 @@ def test_unknown_words_are_counted_and_left_out() -> None:
 
 
 def test_nothing_gives_null_not_nan() -> None:
-    assert {Figures().to_json()[name] for name in ("perplexity", "bits_per_character", "oov_rate")} == {None}
+    assert {Totals().to_json()[name] for name in ("perplexity", "bits_per_character", "oov_rate")} == {None}
 
 
-def test_unknown_words_beyond_those_remembered_leave_the_open_figure_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_words_beyond_those_remembered_leave_the_closed_total(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = build("word", "line")
     speller = Speller(*parts(tiny_model(VOCABULARY_SIZE, hidden_sizes=(8,))))
     text = "gnu yak emu gnu yak"
     whole = evaluate_texts(model, tokenizer, [text], "never", speller=speller)
-    assert whole.open_bits_per_character is not None
+    assert whole.to_json()["bits_per_character"] > whole.to_json()["bits_per_character_closed"]
     monkeypatch.setattr("training.data.tokens.MOST_UNKNOWN", 0)
     cut = evaluate_texts(model, tokenizer, [text], "never", speller=speller)
-    assert cut.open_bits_per_character is None
+    assert cut.to_json()["bits_per_character"] == cut.to_json()["bits_per_character_closed"]
     assert cut.oov == whole.oov > 0

@@ -8,16 +8,16 @@ import torch
 
 from models.checkpoint.format import load_checkpoint
 from models.config import NumberType
-from training.data.tokens import Split
-from training.evaluate import evaluate_split, evaluate_texts
+from training.evaluate import evaluate_documents, evaluate_texts
 from training.export import add_figures, best_model, export_run
+from training.prepare import make_trainer
 from training.run import Run, RunError, open_run
 
 
 @pytest.fixture
 def trained(make_run: Callable[..., Run]) -> Run:
     run = make_run()
-    run.trainer().run(lambda _: None)
+    make_trainer(run).run(lambda _: None)
     return run
 
 
@@ -29,10 +29,10 @@ def test_figures_on_the_card_are_those_of_the_weights_as_stored(
     loaded = load_checkpoint(tmp_path / "out")
     assert loaded.about == about
     assert loaded.storage == storage
-    for label, split in (("validation", "valid"), ("test", "test")):
-        figures = evaluate_split(loaded.model, trained.splits[split], loaded.tokenizer)
+    for label in ("validation", "test"):
+        figures = evaluate_documents(loaded.model, trained.splits[label], loaded.tokenizer)
         assert about["figures"][label]["logprob"] == figures.logprob
-    unquantised = evaluate_split(best_model(trained), trained.splits["test"], loaded.tokenizer).logprob
+    unquantised = evaluate_documents(best_model(trained), trained.splits["test"], loaded.tokenizer).logprob
     assert (about["figures"]["test"]["logprob"] == unquantised) == (storage == "float32")
 
 
@@ -52,7 +52,7 @@ def test_unfinished_run_can_be_exported_after_its_first_validation(
     make_run: Callable[..., Run], tmp_path: Path
 ) -> None:
     run = make_run()
-    trainer = run.trainer()
+    trainer = make_trainer(run)
     with pytest.raises(RunError, match=r"nothing to export before the first validation \(step 20\)"):
         export_run(run, tmp_path / "out")
     trainer.run(lambda report: trainer.request_stop() if report.step == 25 else None)
@@ -62,11 +62,12 @@ def test_unfinished_run_can_be_exported_after_its_first_validation(
 
 def test_best_weights_are_exported_not_the_last(make_run: Callable[..., Run], tmp_path: Path) -> None:
     run = make_run(training={"steps": 200, "validate_every": 1, "patience": 3, "learning_rate": 0.5})
-    trainer = run.trainer()
+    trainer = make_trainer(run)
     trainer.run(lambda _: None)
     export_run(run, tmp_path / "out", "float32")
     exported = load_checkpoint(tmp_path / "out").model
-    assert not torch.equal(exported.output.weight, trainer.model.output.weight)
+    last = dict(trainer.task.network.named_parameters())["output.weight"]
+    assert not torch.equal(exported.output.weight, last)
 
 
 def test_figures_are_added_to_a_card_without_touching_the_weights(trained: Run, tmp_path: Path) -> None:
@@ -83,6 +84,6 @@ def test_figures_are_added_to_a_card_without_touching_the_weights(trained: Run, 
 
 def test_split_counts_are_on_the_card(trained: Run, tmp_path: Path) -> None:
     about = export_run(trained, tmp_path / "out")
-    split: Split = trained.splits["train"]
+    split = trained.splits["train"]
     assert about["corpus"]["train"]["tokens"] == len(split.ids)
     assert about["corpus"]["train"]["characters"] == split.characters

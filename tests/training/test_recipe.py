@@ -56,4 +56,4 @@ def test_later_values_win_and_others_stay() -> None:
     recipe = override(recipe, {"training": {"steps": 5}, "network": {"hidden_sizes": [4, 4]}})
     assert recipe.training == {"steps": 5, "dropout": 0.1}
     assert recipe.network == {"hidden_sizes": (4, 4)}
-    assert (recipe.sources.train, recipe.corpus.level) == (("a",), "char")
+    assert (recipe.sources.train, recipe.corpus.level) == ((Path("a"),), "char")

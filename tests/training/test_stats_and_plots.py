@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from training.plots import PlotError, plot_run, plot_zipf, smooth
+from training.prepare import make_trainer
 from training.run import Run
 from training.studies.statistics import fit_zipf, measure
 
@@ -36,18 +37,18 @@ def test_zipf_exponent_of_an_exact_power_law() -> None:
 
 def test_learning_curve_is_drawn_also_from_a_log_cut_short(make_run: Callable[..., Run]) -> None:
     run = make_run()
-    run.trainer().run(lambda _: None)
+    make_trainer(run).run(lambda _: None)
     with (run.directory / "log.jsonl").open("a") as log:
         log.write('{"step": 50, "lo')
-    assert plot_run(run.directory).read_bytes().startswith(PNG)
+    assert plot_run(run.directory, "nats per token").read_bytes().startswith(PNG)
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
     with pytest.raises(PlotError, match="cannot be read"):
-        plot_run(tmp_path)
+        plot_run(tmp_path, "nats per token")
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "valid_nats": 1.0}) + "\n")
     with pytest.raises(PlotError, match="no steps to plot yet"):
-        plot_run(tmp_path)
+        plot_run(tmp_path, "nats per token")
 
 
 def test_zipf_plot(tmp_path: Path) -> None:

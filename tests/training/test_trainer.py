@@ -12,13 +12,17 @@ from safetensors.torch import load_file
 
 from models.config import NetworkConfig
 from training.config import TrainingConfig
+from training.distributed import ALONE
+from training.persistence import Report
+from training.prepare import make_trainer
 from training.run import Run
-from training.trainer import Report, Trainer, TrainingError
+from training.tasks.language_model import LanguageModelTask
+from training.trainer import Trainer, TrainingError
 
 
 def losses_of(run: Run) -> list[float]:
     losses: list[float] = []
-    run.trainer().run(lambda report: losses.append(report.loss_nats or math.nan))
+    make_trainer(run).run(lambda report: losses.append(report.loss or math.nan))
     return losses
 
 
@@ -29,24 +33,25 @@ def final_tensors(run: Run) -> dict[str, torch.Tensor]:
 def test_loss_goes_down(make_run: Callable[..., Run]) -> None:
     run = make_run(training={"steps": 150, "learning_rate": 1e-2, "warmup_steps": 10, "dropout": 0.0})
     reports: list[Report] = []
-    position = run.trainer().run(reports.append)
-    losses = [report.loss_nats for report in reports if report.loss_nats is not None]
+    position = make_trainer(run).run(reports.append)
+    losses = [report.loss for report in reports if report.loss is not None]
     assert losses[0] == pytest.approx(math.log(run.config.network.vocabulary_size), abs=0.5)
     assert sum(losses[-10:]) / 10 < 1.2
     assert position.stopped == "the schedule ended"
-    assert position.best_nats < 1.2
+    assert position.best is not None
+    assert position.best < 1.2
 
 
 def test_log_has_steps_and_validations(make_run: Callable[..., Run]) -> None:
     run = make_run()
-    run.trainer().run(lambda _: None)
+    make_trainer(run).run(lambda _: None)
     entries = [json.loads(line) for line in (run.directory / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in entries if "loss_nats" in entry] == [10, 20, 30, 40]
     assert [entry["step"] for entry in entries if "valid_nats" in entry] == [20, 40]
 
 
 def test_gradient_stops_at_the_edge_of_the_window(make_run: Callable[..., Run]) -> None:
-    trainer = make_run().trainer()
+    trainer = make_trainer(make_run())
     trainer._step(0.0)
     carried = trainer._state
     assert carried.grad_fn is None
@@ -58,7 +63,7 @@ def test_same_seed_same_weights_other_seed_others(make_run: Callable[..., Run]) 
     one, same = make_run("one"), make_run("same")
     other = make_run("other", training={"seed": 1})
     for run in (one, same, other):
-        run.trainer().run(lambda _: None)
+        make_trainer(run).run(lambda _: None)
     assert all(torch.equal(tensor, final_tensors(same)[name]) for name, tensor in final_tensors(one).items())
     assert not torch.equal(final_tensors(one)["model.output.weight"], final_tensors(other)["model.output.weight"])
 
@@ -95,13 +100,13 @@ def test_stopped_and_resumed_equals_uninterrupted(
 ) -> None:
     tables = tables | {"training": {**tables.get("training", {}), "checkpoint_every": 7}}
     whole, parts = make_run("whole", **tables), make_run("parts", **tables)
-    whole.trainer().run(lambda _: None)
+    make_trainer(whole).run(lambda _: None)
 
-    first = parts.trainer()
+    first = make_trainer(parts)
     first.run(lambda report: first.request_stop() if report.step == 11 else None)
     assert first.position.step == 11
     assert first.position.stopped is None
-    second = parts.trainer()
+    second = make_trainer(parts)
     second.load()
     second.run(lambda _: None)
 
@@ -116,7 +121,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
 def test_run_without_a_save_resumes_from_the_start(make_run: Callable[..., Run]) -> None:
     run = make_run()
     (run.directory / "log.jsonl").write_text('{"step": 10, "loss_nats": 1.0}\n{"step": 20, "lo')
-    trainer = run.trainer()
+    trainer = make_trainer(run)
     trainer.load()
     assert trainer.position.step == 0
     assert (run.directory / "log.jsonl").read_text() == ""
@@ -124,7 +129,7 @@ def test_run_without_a_save_resumes_from_the_start(make_run: Callable[..., Run])
 
 def test_early_stopping_says_why_and_keeps_the_best(make_run: Callable[..., Run]) -> None:
     run = make_run(training={"steps": 1000, "validate_every": 1, "patience": 3, "learning_rate": 0.5})
-    position = run.trainer().run(lambda _: None)
+    position = make_trainer(run).run(lambda _: None)
     assert position.stopped == "no improvement in 3 validations"
     assert position.best_step == position.step - 3
 
@@ -132,9 +137,11 @@ def test_early_stopping_says_why_and_keeps_the_best(make_run: Callable[..., Run]
 def test_gradient_that_is_not_finite_ends_the_run_with_advice(tmp_path: Path) -> None:
     ids = torch.randint(2, 8, (500,), dtype=torch.int32)
     network = NetworkConfig(8, 4, (4,))
-    trainer = Trainer(network, TrainingConfig(steps=5, batch_size=2, bptt_length=8), ids, ids, 1, tmp_path)
+    config = TrainingConfig(steps=5, batch_size=2, bptt_length=8)
+    task = LanguageModelTask(network, config, ids, ids, 1)
+    trainer = Trainer(task, config, tmp_path)
     with torch.no_grad():
-        trainer.model.output.bias[0] = math.nan
+        task.network.output.bias[0] = math.nan
     with pytest.raises(TrainingError, match="step 0: the gradient is not finite"):
         trainer.run(lambda _: None)
 
@@ -150,7 +157,7 @@ def test_impossible_configuration_is_refused_by_name(field: str, value: float) -
 
 def test_averaging_begins_once_validation_stops_falling_and_is_what_is_exported(make_run: Callable[..., Run]) -> None:
     run = make_run(training={**NT_ASGD, "learning_rate": 4.0, "schedule": "constant", "steps": 60, "dropout": 0.0})
-    trainer = run.trainer()
+    trainer = make_trainer(run)
     position = trainer.run(lambda _: None)
     assert position.averaged > 0
     assert position.averaged < position.step - 5
@@ -163,10 +170,12 @@ def test_averaging_begins_once_validation_stops_falling_and_is_what_is_exported(
 
 def test_short_windows_take_short_steps(make_run: Callable[..., Run]) -> None:
     """The rate is scaled with the window's length; reports tell the schedule's own."""
-    trainer = make_run(training={"truncation": "variable", "schedule": "constant", "warmup_steps": 0}).trainer()
+    run = make_run(training={"truncation": "variable", "schedule": "constant", "warmup_steps": 0})
+    task = LanguageModelTask.open(run, ALONE)
+    trainer = Trainer(task, run.config.training, run.directory)
     lengths, rates = [], []
     for _ in range(6):
-        lengths.append(trainer.batches[trainer.position.step].inputs.shape[1])
+        lengths.append(task.batches[trainer.position.step].inputs.shape[1])
         report = trainer._step(0.0)
         rates.append(trainer._optimizer.param_groups[0]["lr"] / report.learning_rate)
         trainer.position = replace(trainer.position, step=report.step)

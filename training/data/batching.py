@@ -10,12 +10,13 @@ Where the gradient stops, `truncation`:
 
 - fixed: after `bptt_length` tokens, at the windows' edges.
 - variable: the windows of an epoch differ in length, normally distributed around `bptt_length`, now and then around
-  half of it (Merity et al. 2018, section 5), so that other tokens come to stand at the edges.
-- randomised: inside a window too, at chance, the gradients that pass there being scaled up, so that their mean is that
-  of the whole window (Tallec & Ollivier 2017, "Unbiasing Truncated Backpropagation Through Time"); the trainer's work.
+  half of it (Merity et al. 2018, section 5), so that each epoch has other tokens at the edges.
+- randomised: inside a window too, at random; the gradients that pass there are scaled up, so that their mean is that of
+  the whole window (Tallec & Ollivier 2017, "Unbiasing Truncated Backpropagation Through Time"). The loss does this
+  (training/loss.py).
 
 Random windows: the stream is cut into windows at a random offset, the windows come in random order, and each starts
-from the zero state, at the `<eos>` before it where one is less than a window away.
+from the zero state. A window with an `<eos>` less than a window before it starts at that `<eos>`.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ Partition = Literal["sequential", "random"]
 Truncation = Literal["fixed", "variable", "randomised"]
 
 LENGTH_DEVIATION, SHORT_SHARE = 5.0, 0.05
-"""Of variable windows: standard deviation in tokens, and how many are drawn around half the length."""
+"""Of variable windows: standard deviation in tokens, and the share of windows around half the length."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Batches:
     """Batch number 0, 1, 2, … of the training split.
 
     Each epoch starts at another offset, so that the windows' edges fall on other tokens. With the sequential partition
-    a row leaves its stream with probability `reset_probability`, for one window that begins at a random `<eos>` in the
-    zero state: scores and texts begin there, and a model that hardly ever sees it knows nothing of how texts begin.
+    a row leaves its stream with probability `reset_probability`, for a single window that begins at a random `<eos>` in
+    the zero state: texts and scores begin there, so the model has to see that state often enough.
 
         row 0   a b c d | Y Z A B | i j k l | m n      Y: what follows the random <eos>
                 carried   zero      zero      carried
@@ -66,7 +67,7 @@ class Batches:
         seed: int,
         truncation: Truncation = "fixed",
     ) -> None:
-        """ids: (N,), any integer type; not copied. Raises `ValueError` when N is too small for one window."""
+        """ids: (N,), any integer type; not copied. Raises `ValueError` when N is too small for one batch."""
         self._ids, self._eos_id = ids, eos_id
         self._batch_size = batch_size
         self._bptt_length = bptt_length
@@ -74,32 +75,26 @@ class Batches:
         self._reset_probability = reset_probability
         self._seed = seed
         self._varies = truncation == "variable" and partition == "sequential"
-        span = len(ids) - bptt_length  # an epoch must fit at every offset below bptt_length
-        self.batches_per_epoch = span // (batch_size * bptt_length)
-        if self.batches_per_epoch < 1:
-            raise ValueError(
-                f"{len(ids)} tokens are too few for {batch_size} windows of {bptt_length}; "
-                "make batch_size or bptt_length smaller"
-            )
+        self.batches_per_epoch = batches_in_epoch(len(ids), batch_size, bptt_length)
         begins = positions_of(eos_id, ids[: len(ids) - bptt_length]) + 1
         self._begins = begins = torch.cat([torch.zeros(1, dtype=torch.int64), begins])
-        """Where a window can begin with <eos>. Positions count from the <eos> before the text, which is not in ids."""
-        # In running text, with hardly an <eos>, rows would leave for the same few windows, and learn them by heart.
+        """Where a window can begin with <eos>. Position 0 is the <eos> before the text, which is not in ids."""
+        # In running text, with hardly any <eos>, rows would go to the same few windows again and again.
         self._boundaries_are_many = len(begins) * bptt_length * 8 >= len(ids)
-        self._drawn: tuple[int, _Epoch] | None = None
+        self._current: tuple[int, _Epoch] | None = None
 
     @property
     def tokens_per_batch(self) -> int:
-        """The mean, where windows vary."""
+        """The mean where the lengths of windows vary."""
         return self._batch_size * self._bptt_length
 
     def __getitem__(self, step: int) -> Batch:
         epoch, index = divmod(step, self.batches_per_epoch)
-        drawn = self._epoch(epoch)
+        layout = self._epoch(epoch)
         rows, length = self._batch_size, self._bptt_length
         if self._partition == "sequential":
-            first, end = drawn.edges[index : index + 2].tolist()
-            starts = drawn.offset + torch.arange(rows) * (self.batches_per_epoch * length) + first
+            first, end = layout.edges[index : index + 2].tolist()
+            starts = layout.offset + torch.arange(rows) * (self.batches_per_epoch * length) + first
             length = end - first
             leaves, begins = self._excursions(step)
             fresh = leaves.clone()
@@ -110,7 +105,7 @@ class Batches:
                     fresh |= self._excursions(step - 1)[0]
                 starts = torch.where(leaves, begins.clamp_max(len(self._ids) - length), starts)
         else:
-            starts = drawn.offset + drawn.order[index * rows : (index + 1) * rows] * length
+            starts = layout.offset + layout.order[index * rows : (index + 1) * rows] * length
             begins = self._begins[torch.searchsorted(self._begins, starts, right=True) - 1]
             starts = torch.where(starts - begins < length, begins, starts)
             fresh = torch.ones(rows, dtype=torch.bool)
@@ -120,14 +115,14 @@ class Batches:
         return Batch(window[:, :-1], window[:, 1:], fresh)
 
     def _excursions(self, step: int) -> tuple[Tensor, Tensor]:
-        """Which rows leave their streams for this window, and the positions of `<eos>` that they would go to; (B,)."""
+        """Which rows leave their streams for this window, and a random `<eos>` for each row to go to; (B,) each."""
         generator = torch.Generator().manual_seed(mix(self._seed, 2, step))
         leaves = torch.rand(self._batch_size, generator=generator) < self._reset_probability
         chosen = torch.randint(len(self._begins), (self._batch_size,), generator=generator)
         return leaves, self._begins[chosen]
 
     def _epoch(self, number: int) -> "_Epoch":
-        if self._drawn is None or self._drawn[0] != number:
+        if self._current is None or self._current[0] != number:
             generator = torch.Generator().manual_seed(mix(self._seed, 1, number))
             count, length = self.batches_per_epoch, self._bptt_length
             offset = int(torch.randint(length, (), generator=generator)) if number else 0
@@ -138,17 +133,29 @@ class Batches:
                 lengths += LENGTH_DEVIATION * torch.randn(count, dtype=torch.float64, generator=generator)
                 lengths.clamp_(min(5, length), 2 * length)
             ends = (lengths.cumsum(0) * (count * length / lengths.sum())).round().long()  # together as long as ever
-            self._drawn = (number, _Epoch(offset, torch.cat([torch.zeros(1, dtype=torch.int64), ends]), order))
-        return self._drawn[1]
+            self._current = (number, _Epoch(offset, torch.cat([torch.zeros(1, dtype=torch.int64), ends]), order))
+        return self._current[1]
 
 
 @dataclass(frozen=True)
 class _Epoch:
-    """offset: of the first window. edges: (batches + 1,), of windows in each stream. order: of random windows."""
+    """offset: of the first window in the text. edges: (batches + 1,), where the windows of a stream begin and end.
+    order: of random windows."""
 
     offset: int
     edges: Tensor
     order: Tensor
+
+
+def batches_in_epoch(tokens: int, batch_size: int, bptt_length: int) -> int:
+    """Batches of one reading of a text, at every offset below bptt_length. Raises `ValueError` where there is none."""
+    count = (tokens - bptt_length) // (batch_size * bptt_length)
+    if count < 1:
+        raise ValueError(
+            f"{tokens} tokens are too few for {batch_size} windows of {bptt_length}; "
+            "make batch_size or bptt_length smaller"
+        )
+    return count
 
 
 def mix(*numbers: int) -> int:

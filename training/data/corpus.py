@@ -6,24 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from models.documents.text import (
-    TEXT_SUFFIXES,
-    CorpusError,
-    Document,
-    cut,
-    is_blank,
-    pieces,
-    size,
-    unwrapped,
-    whole_file,
-)
+from models.documents.readers import find_files, read_documents
+from models.documents.text import CorpusError, Document, cut, is_blank, pieces, size, unwrapped
 from models.text.levels import LEVELS, Level
 from models.text.tokenizer import BOUNDARIES, NORMALIZATIONS, Boundary, Normalization
 
 Part = Literal["start", "end"]
 
 MOST_HELD_OUT = 10_000_000
-"""Bytes held out of a large text by itself: enough to tell, and not hours of evaluation."""
+"""Bytes that are held out of a large text where no held-out text is named: more would take hours to evaluate."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +22,29 @@ class CorpusConfig:
     """How text becomes tokens. None: chosen from the corpus (training/defaults.py)."""
 
     level: Level | None = None
+    """What a token is: a character, a word, what stands between spaces, or a subword."""
     boundary: Boundary | None = None
+    """What ends with <eos>."""
     vocabulary_size: int | None = None
+    """Most types in the vocabulary, the two special ones included; the commonest are kept."""
     min_count: int | None = None
+    """Types that occur less often than this are <unk>."""
     normalization: Normalization = "none"
-    """`speech`: lower case without punctuation, as speech recognisers write; the tokenizer reads all text so."""
+    """speech: lower case without punctuation, as speech recognisers write. The tokenizer then reads every text so."""
     unwrap: bool | None = None
-    """Join the lines of a paragraph, for texts wrapped at a fixed width with an empty line between paragraphs."""
+    """Join the lines of a paragraph, in texts wrapped at a fixed width. Empty lines stand between paragraphs."""
     test_unwrap: bool = False
-    """Do so for the test text alone, where it is laid out unlike the others."""
+    """Join the lines of paragraphs in the test text alone, where its layout differs from the other texts."""
     shuffle_lines: bool | None = None
-    """Every line stands alone, as in a list of names: put the lines in a random order (always the same) before any are
-    held out. A sorted list would be validated on letters never seen, and each name would give away the next."""
+    """Every line stands alone, as in a list of names: shuffle the lines before any are held out. The order is always
+    the same. In a sorted list, validation names would begin with letters that are never seen in training."""
     valid_fraction: float = 0.05
+    """Share of the text that is held out for validation, if no validation text is named."""
     test_fraction: float = 0.05
+    """Share of the text that is held out for the test, if no test text is named."""
     valid_part: Part = "end"
-    """Which end of the text is held out for validation. `start` where the text before the test text should be trained
-    on, as with a collection whose last work would otherwise be held out altogether."""
+    """Which end of the text is held out for validation. With `start`, the text before the test text is trained on, as
+    a collection needs whose last work would otherwise be held out altogether."""
 
     def __post_init__(self) -> None:
         if self.level is not None and self.level not in LEVELS:
@@ -69,63 +66,52 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True)
-class Texts:
-    """The documents of each split."""
+class SplitDocuments:
+    """The documents of each split: what is trained on, and what is held out."""
 
     train: list[Document]
-    valid: list[Document]
+    validation: list[Document]
     test: list[Document]
 
 
-def find_files(paths: Sequence[Path]) -> list[Path]:
-    """Files as named, and the text files below folders in the order of their names. Raises `CorpusError`."""
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in TEXT_SUFFIXES)
-            if not found:
-                raise CorpusError(f"{path}: no text files in this folder (looked for *{', *'.join(TEXT_SUFFIXES)})")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise CorpusError(f"{path}: no such file or folder")
-    return list(dict.fromkeys(files))
-
-
 def read_files(
-    train: Sequence[Path], valid: Sequence[Path], test: Sequence[Path], exclude: Sequence[str] = ()
-) -> tuple[Texts, dict[str, list[Path]]]:
-    """The files' texts as they are, and the files of each split.
+    train: Sequence[Path], validation: Sequence[Path], test: Sequence[Path], exclude: Sequence[str] = ()
+) -> tuple[SplitDocuments, dict[str, list[Path]]]:
+    """The documents of the files as they are, and the files of each split.
 
-    A file given to be held out is never trained on, also when it lies in a folder of the training text. `exclude` are
-    patterns (`*.md`, `drafts/*`) of files to leave out of the training text.
+    A held-out file is never trained on, also when it lies in a folder of the training text. exclude: patterns (`*.md`,
+    `drafts/*`) of files to leave out of the training text.
     """
-    files = {"valid": find_files(valid), "test": find_files(test)}
-    held_out = {file.resolve() for file in (*files["valid"], *files["test"])}
-    files["train"] = [
-        file
-        for file in find_files(train)
-        if file.resolve() not in held_out and not any(file.match(pattern) for pattern in exclude)
-    ]
+    files = {"validation": find_files(validation), "test": find_files(test)}
+    files["train"] = included(train, exclude, (*files["validation"], *files["test"]))
     if not files["train"]:
         raise CorpusError("nothing is left to train on: every file is validation or test text, or excluded")
-    texts: dict[str, list[Document]] = {}
+    documents: dict[str, list[Document]] = {}
     for name, found in files.items():
-        texts[name] = [document for document in map(whole_file, found) if not is_blank(document)]
-        if found and not texts[name]:
+        documents[name] = [document for document in read_documents(found) if not is_blank(document)]
+        if found and not documents[name]:
             raise CorpusError(f"{found[0]}: is empty; there is nothing to read in the {name} text")
-    return Texts(**texts), files
+    return SplitDocuments(**documents), files
 
 
-def make_splits(texts: Texts, config: CorpusConfig) -> Texts:
-    """Lay the texts out as `config` says, and hold out of the training text the splits that were not given.
+def included(paths: Sequence[Path], exclude: Sequence[str] | None, held_out: Sequence[Path] = ()) -> list[Path]:
+    """The files below `paths` that match no pattern of `exclude` and are not held out."""
+    apart = {file.resolve() for file in held_out}
+    return [
+        file
+        for file in find_files(paths)
+        if file.resolve() not in apart and not any(file.match(pattern) for pattern in exclude or ())
+    ]
 
-    What is held out by itself are whole documents when there are enough of them, else the end of the text.
+
+def make_splits(documents: SplitDocuments, config: CorpusConfig) -> SplitDocuments:
+    """Lays the documents out as `config` says, and holds out of the training text the splits that are empty.
+
+    These get whole documents where there are enough of them, else an end of the text.
     """
-    train, valid, test = texts.train, texts.valid, texts.test
+    train, validation, test = documents.train, documents.validation, documents.test
     if config.unwrap:
-        train, valid = [unwrapped(text) for text in train], [unwrapped(text) for text in valid]
+        train, validation = [unwrapped(text) for text in train], [unwrapped(text) for text in validation]
     if config.unwrap or config.test_unwrap:
         test = [unwrapped(text) for text in test]
     if config.shuffle_lines:
@@ -136,9 +122,9 @@ def make_splits(texts: Texts, config: CorpusConfig) -> Texts:
     if not test and test_fraction:
         train, test = hold_out(train, test_fraction)
         valid_fraction /= 1 - test_fraction  # a share of the whole corpus, not of the rest
-    if not valid:
-        train, valid = hold_out(train, valid_fraction, config.valid_part)
-    return Texts(train, valid, test)
+    if not validation:
+        train, validation = hold_out(train, valid_fraction, config.valid_part)
+    return SplitDocuments(train, validation, test)
 
 
 def shuffle_lines(text: str) -> str:
@@ -151,9 +137,9 @@ def shuffle_lines(text: str) -> str:
 def hold_out(
     documents: Sequence[Document], fraction: float, part: Part = "end"
 ) -> tuple[list[Document], list[Document]]:
-    """(the rest, about `fraction` of the text): whole documents, evenly spread, or one end of the text.
+    """(the rest, about `fraction` of the text). Whole documents are held out, evenly spread, or one end of the text.
 
-    Never at random inside running text: neighbouring lines would be in both parts.
+    Lines of running text are never chosen at random: neighbouring lines would be in both parts.
     """
     total = sum(map(size, documents))
     every = round(1 / fraction)
@@ -174,7 +160,7 @@ def hold_out(
 
 
 def _cut(documents: Sequence[Document], position: int) -> tuple[list[Document], list[Document]]:
-    """The text before and after about `position`; one document is cut in two."""
+    """The text before and after about `position`; a document there is cut in two."""
     before, after = list[Document](), list[Document]()
     for document in documents:
         first, second = cut(document, position)

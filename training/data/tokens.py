@@ -1,8 +1,8 @@
-"""Tokenized text: token ids of whole splits, in memory or in a file that is mapped into it, and their counts."""
+"""Tokenized text: the token ids of many documents, in memory or in a file that is mapped into it, and their counts."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -14,21 +14,23 @@ from torch import Tensor
 
 from models.documents.text import Document, pieces
 from models.text.tokenizer import Tokenizer
+from models.text.words import words_in
+from training.progress import Advance, ignore
 
 MOST_UNKNOWN = 500_000
-"""Different unknown words that are remembered of a split."""
+"""Different unknown words of a text that are remembered."""
 
 SUFFIX, COUNTS = ".ids", ".json"
 
 
 @dataclass(frozen=True)
-class Split:
-    """Token ids of one split: documents one after the other, each closed by `<eos>`.
+class TokenizedText:
+    """Token ids of documents one after the other, each closed by `<eos>`.
 
     ids: (N,), of the smallest integer type that holds the vocabulary. starts: where each document begins. characters,
     words: of the text, for the figures that are counted per character or per word. sentences: tokens that are `<eos>`.
-    oov: tokens that are `<unk>`. unknown: what those stand for, surface forms, and how often; where tokens are words.
-    forgotten: unknown words that are not among these, which are `MOST_UNKNOWN` different ones at most.
+    oov: tokens that are `<unk>`. unknown: the words that these stand for, as written, and how often each; where tokens
+    are words. forgotten: occurrences of unknown words that `unknown` leaves out: it has at most `MOST_UNKNOWN` words.
     """
 
     ids: Tensor
@@ -41,7 +43,7 @@ class Split:
     forgotten: int = 0
 
     def documents(self) -> list[Tensor]:
-        """One (n,) tensor a document."""
+        """The ids of each document, (n,)."""
         return [self.ids[a:b] for a, b in pairwise([*self.starts, len(self.ids)])]
 
 
@@ -49,11 +51,11 @@ def tokenize(
     documents: Sequence[Document],
     tokenizer: Tokenizer,
     path: Path | None = None,
-    on_text: Callable[[int], None] = lambda _: None,
-) -> Split:
-    """Token ids of documents. path: where to keep them; None: in memory. on_text: told of characters read."""
+    on_text: Advance = ignore,
+) -> TokenizedText:
+    """Token ids of documents. path: the file to keep them in, without suffix; None: in memory. on_text: called with
+    the characters of each piece."""
     kind = _smallest_type(len(tokenizer))
-    has_words = tokenizer.level in ("word", "split")
     parts: list[np.ndarray[Any, Any]] = []
     file = path.with_suffix(SUFFIX).open("wb") if path else None
     starts, position = list[int](), 0
@@ -63,14 +65,16 @@ def tokenize(
         for document in documents:
             starts.append(position)
             for text, is_last in _with_last(pieces(document)):
-                encoded, left_out = tokenizer.encode_noting(text) if has_words else (tokenizer.encode_ids(text), [])
+                encoded, left_out = (
+                    tokenizer.encode_noting(text) if tokenizer.rules.has_words else (tokenizer.encode_ids(text), [])
+                )
                 if is_last and not tokenizer.ends_in_boundary(text):
                     encoded.append(tokenizer.eos_id)
                 ids = np.array(encoded, dtype=kind)
                 _keep(ids, parts, file)
                 position += len(ids)
                 characters += len(text)
-                words += len(text.split())
+                words += len(words_in(text))
                 sentences += int((ids == tokenizer.eos_id).sum())
                 oov += int((ids == tokenizer.unk_id).sum())
                 counted = left_out
@@ -84,24 +88,24 @@ def tokenize(
             file.close()
     counts = (starts, characters, words, sentences, oov, dict(unknown), forgotten)
     if path is None:
-        return Split(torch.from_numpy(np.concatenate([np.zeros(0, kind), *parts])), *counts)
+        return TokenizedText(torch.from_numpy(np.concatenate([np.zeros(0, kind), *parts])), *counts)
     text_of_counts = json.dumps(
-        {**asdict(Split(torch.zeros(0), *counts)), "ids": {"type": kind.name, "count": position}}
+        {**asdict(TokenizedText(torch.zeros(0), *counts)), "ids": {"type": kind.name, "count": position}}
     )
     path.with_suffix(COUNTS).write_text(text_of_counts, encoding="utf-8")
-    return load_split(path)
+    return load_tokenized(path)
 
 
-def load_split(path: Path) -> Split:
-    """What `tokenize` has kept; the ids stay in their file."""
+def load_tokenized(path: Path) -> TokenizedText:
+    """What `tokenize` has written to `path`; the ids stay in their file."""
     values = json.loads(path.with_suffix(COUNTS).read_text(encoding="utf-8"))
     kind, count = np.dtype(values["ids"]["type"]), values["ids"]["count"]
     ids = np.memmap(path.with_suffix(SUFFIX), kind, "c", shape=(count,)) if count else np.zeros(0, kind)
-    return Split(**values | {"ids": torch.from_numpy(ids)})
+    return TokenizedText(**values | {"ids": torch.from_numpy(ids)})
 
 
 def positions_of(token_id: int, ids: Tensor, block: int = 1 << 26) -> Tensor:
-    """Where a token stands, (n,), int64, without a copy of all ids."""
+    """The positions of a token, (n,), int64, without a copy of all ids."""
     found = [torch.nonzero(ids[at : at + block] == token_id).flatten() + at for at in range(0, len(ids), block)]
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 
@@ -118,7 +122,7 @@ def _keep(ids: np.ndarray[Any, Any], parts: list[np.ndarray[Any, Any]], file: IO
 
 
 def _with_last(texts: Iterator[str]) -> Iterator[tuple[str, bool]]:
-    """Each text, and whether none comes after it; at least one, which may be empty."""
+    """Each text, and whether it is the last one. Of no texts: one empty text."""
     held = next(texts, "")
     for text in texts:
         yield held, False

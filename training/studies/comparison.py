@@ -1,4 +1,4 @@
-"""Runs and checkpoints side by side: what came of them, the mean of their weights, the best learning rate."""
+"""Runs and checkpoints side by side: their results, the mean of their weights, the best learning rate."""
 
 import math
 from collections.abc import Sequence
@@ -9,28 +9,38 @@ from typing import Any
 import torch
 
 from models.checkpoint.format import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from models.network import LanguageModel
-from training.plots import PlotError, read_log
+from models.network import LanguageModel, set_weights
+from training.persistence import Report, read_log, read_position
 from training.run import open_run
-from training.trainer import Report, read_position
+from training.tasks import Measure
+from training.tasks.table import TASKS
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run has come to. valid: (step, minutes, nats per token) of each validation."""
+    """What a run has reached. best: its best validation, in the unit of `measure`. validations: (step, minutes, value)
+    of each."""
 
     name: str
     parameters: int
     steps: int
     tokens: int
     minutes: float
-    best_nats: float | None
+    measure: Measure
+    best: float | None
     best_step: int | None
-    valid: list[tuple[int, float, float]]
+    validations: list[tuple[int, float, float]]
+
+    @property
+    def cost(self) -> float:
+        """The run with the lowest cost is the best; infinite without a validation."""
+        return math.inf if self.best is None else self.measure.cost(self.best)
 
     @property
     def best_perplexity(self) -> float | None:
-        return math.exp(self.best_nats) if self.best_nats is not None and self.best_nats < 700 else None
+        """None where the measure is not in nats."""
+        has_one = self.best is not None and self.measure.unit == "nats" and self.best < 700
+        return math.exp(self.best) if self.best is not None and has_one else None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -46,30 +56,28 @@ class RunSummary:
 
 def summarise(directory: Path) -> RunSummary:
     """A run, finished or not. Raises `RunError` where there is none."""
-    run = open_run(directory)
-    try:
-        entries = read_log(directory / "log.jsonl")
-    except PlotError:
-        entries = []
-    valid = [(e["step"], e["seconds"] / 60, e["valid_nats"]) for e in entries if "valid_nats" in e]
-    best = min(valid, key=lambda row: row[2], default=None)
+    config = open_run(directory).config
+    measure = TASKS[config.task].measure
+    validations = [(r.step, r.seconds / 60, r.validation) for r in read_log(directory) if r.validation is not None]
+    best = min(validations, key=lambda row: measure.cost(row[2]), default=None)
     position = read_position(directory)
     with torch.device("meta"):
-        parameters = LanguageModel(run.config.network).num_parameters()
+        parameters = LanguageModel(config.network).num_parameters()
     return RunSummary(
         directory.name,
         parameters,
         position.step,
-        position.step * run.config.training.batch_size * run.config.training.bptt_length,
+        position.step * config.training.batch_size * config.training.bptt_length,
         position.seconds / 60,
+        measure,
         best[2] if best else None,
         best[0] if best else None,
-        valid,
+        validations,
     )
 
 
 def average_checkpoints(directories: Sequence[Path], out: Path) -> Checkpoint:
-    """Write the mean of the weights of checkpoints of one network and one vocabulary, as they come from one run
+    """Writes the mean of the weights of checkpoints that have the same network and vocabulary, as those of one run have
     (Polyak & Juditsky 1992). Raises `CheckpointError` where they differ."""
     loaded = [load_checkpoint(directory) for directory in directories]
     first = loaded[0]
@@ -78,9 +86,7 @@ def average_checkpoints(directories: Sequence[Path], out: Path) -> Checkpoint:
             raise CheckpointError(directory, f"is of another network or vocabulary than {directories[0]}")
     model = LanguageModel(first.model.config)
     sources = [dict(checkpoint.model.named_parameters()) for checkpoint in loaded]
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(torch.stack([source[name] for source in sources]).mean(dim=0))
+    set_weights(model, {name: torch.stack([one[name] for one in sources]).mean(dim=0) for name in sources[0]})
     about = {"name": out.name, "description": "mean of " + ", ".join(directory.name for directory in directories)}
     card = f"# {out.name}\n\nThe {about['description']}.\n"
     save_checkpoint(out, model, first.tokenizer, first.storage, about, card, first.speller)
@@ -88,11 +94,11 @@ def average_checkpoints(directories: Sequence[Path], out: Path) -> Checkpoint:
 
 
 def suggest_rate(reports: Sequence[Report]) -> float | None:
-    """Where the smoothed loss of a range test falls fastest, by the logarithm of the rate; None: it never falls."""
+    """The rate at which the smoothed loss of a range test falls fastest, on a logarithmic axis; None: it never does."""
     rates = [report.learning_rate for report in reports]
     losses, average = [], 0.0
     for count, report in enumerate(reports, 1):
-        average = 0.9 * average + 0.1 * (report.loss_nats or 0.0)
+        average = 0.9 * average + 0.1 * (report.loss or 0.0)
         losses.append(average / (1 - 0.9**count))
     least = min(range(len(losses)), key=losses.__getitem__, default=0)
     span = max(1, len(losses) // 20)
@@ -102,6 +108,6 @@ def suggest_rate(reports: Sequence[Report]) -> float | None:
 
 
 def diverged(reports: Sequence[Report]) -> bool:
-    """Whether a range test has seen enough: the loss is far above the least of it."""
-    losses = [report.loss_nats for report in reports if report.loss_nats is not None]
+    """Whether a range test can end: the loss is far above its minimum."""
+    losses = [report.loss for report in reports if report.loss is not None]
     return len(losses) > 10 and (not math.isfinite(losses[-1]) or losses[-1] > 1.5 * min(losses) + 1)

@@ -9,10 +9,11 @@ from models.documents.text import CorpusError, Document, FilePart, cut, pieces, 
 from models.text.levels import Level
 from models.text.tokenizer import Boundary, Tokenizer
 from training.data import tokens
-from training.data.corpus import CorpusConfig, Texts, hold_out, make_splits, read_files, shuffle_lines
-from training.data.tokens import load_split, positions_of, tokenize
+from training.data.corpus import CorpusConfig, SplitDocuments, hold_out, make_splits, read_files, shuffle_lines
+from training.data.reader import read_corpus
+from training.data.tokens import load_tokenized, positions_of, tokenize
 from training.recipe import Recipe, override
-from training.run import read_corpus
+from training.run import SPLITS
 
 
 def contents(found: list[Document]) -> list[str]:
@@ -23,7 +24,7 @@ def test_held_out_file_inside_a_folder_is_never_trained_on(tmp_path: Path) -> No
     for name in ("a", "b", "c", "notes"):
         (tmp_path / f"{name}.txt").write_text(f"text {name}\n")
     texts, files = read_files([tmp_path], [tmp_path / "b.txt"], [tmp_path / "." / "c.txt"], ["notes*"])
-    assert [contents(part) for part in (texts.train, texts.valid, texts.test)] == [
+    assert [contents(part) for part in (texts.train, texts.validation, texts.test)] == [
         ["text a\n"], ["text b\n"], ["text c\n"],
     ]  # fmt: skip
     assert [file.name for file in files["train"]] == ["a.txt"]
@@ -35,7 +36,7 @@ def test_vocabulary_comes_from_the_training_split_alone(tmp_path: Path) -> None:
     recipe = override(Recipe(), {"corpus": {"train": ["train.txt"], "valid": ["valid.txt"], "level": "char"}})
     _, tokenizer, splits, _ = read_corpus(recipe, tmp_path, tmp_path)
     assert "z" not in tokenizer.vocabulary
-    assert (splits["valid"].ids == tokenizer.unk_id).sum() == 50
+    assert (splits["validation"].ids == tokenizer.unk_id).sum() == 50
 
 
 def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
@@ -68,8 +69,8 @@ def test_empty_and_missing_text_is_refused(tmp_path: Path) -> None:
 
 def test_one_line_is_cut_between_words() -> None:
     text = " ".join(["word"] * 200)
-    splits = make_splits(Texts([text], [], []), CorpusConfig())
-    train, valid, test = (contents(part)[0] for part in (splits.train, splits.valid, splits.test))
+    splits = make_splits(SplitDocuments([text], [], []), CorpusConfig())
+    train, valid, test = (contents(part)[0] for part in (splits.train, splits.validation, splits.test))
     assert train + valid + test == text
     assert valid.startswith(" word")
 
@@ -89,8 +90,8 @@ def test_one_end_of_a_text_is_held_out_at_a_line(part: str) -> None:
 
 def test_fractions_are_shares_of_the_whole_corpus() -> None:
     text = "".join(f"line {i:05}\n" for i in range(2000))
-    splits = make_splits(Texts([text], [], []), CorpusConfig(valid_fraction=0.2, test_fraction=0.2))
-    parts = ["".join(contents(part)) for part in (splits.train, splits.valid, splits.test)]
+    splits = make_splits(SplitDocuments([text], [], []), CorpusConfig(valid_fraction=0.2, test_fraction=0.2))
+    parts = ["".join(contents(part)) for part in (splits.train, splits.validation, splits.test)]
     assert [len(part) / len(text) for part in parts] == pytest.approx([0.6, 0.2, 0.2], abs=0.01)
     assert "".join(parts) == text
 
@@ -112,8 +113,8 @@ def test_wrapped_lines_are_joined() -> None:
 
 
 def test_test_text_alone_can_be_unwrapped() -> None:
-    splits = make_splits(Texts(["a\nb\n"], ["c\nd\n"], ["e\nf\n"]), CorpusConfig(test_unwrap=True))
-    assert splits == Texts(["a\nb\n"], ["c\nd\n"], ["e f\n"])
+    splits = make_splits(SplitDocuments(["a\nb\n"], ["c\nd\n"], ["e\nf\n"]), CorpusConfig(test_unwrap=True))
+    assert splits == SplitDocuments(["a\nb\n"], ["c\nd\n"], ["e f\n"])
 
 
 def test_lines_are_shuffled_the_same_way_every_time() -> None:
@@ -127,7 +128,7 @@ def test_tokenized_splits_come_back_from_disk(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some words here\nand there\n" * 20)
     recipe = override(Recipe(), {"corpus": {"train": ["a.txt"]}})
     _, tokenizer, splits, _ = read_corpus(recipe, tmp_path, tmp_path)
-    loaded = {name: load_split(tmp_path / name) for name in ("train", "valid", "test")}
+    loaded = {name: load_tokenized(tmp_path / stem) for name, stem in SPLITS.items()}
     assert all((loaded[name].ids == split.ids).all() for name, split in splits.items())
     assert loaded["train"].words == splits["train"].words
     assert loaded["train"].sentences == splits["train"].sentences
@@ -200,8 +201,10 @@ def test_files_are_cut_at_lines(tmp_path: Path) -> None:
 
 def test_no_more_is_held_out_of_a_large_text_than_can_be_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.data.corpus.MOST_HELD_OUT", 100)
-    splits = make_splits(Texts(["line\n" * 2000], [], []), CorpusConfig())
-    assert [len("".join(contents(part))) for part in (splits.valid, splits.test)] == pytest.approx([100, 100], abs=10)
+    splits = make_splits(SplitDocuments(["line\n" * 2000], [], []), CorpusConfig())
+    assert [len("".join(contents(part))) for part in (splits.validation, splits.test)] == pytest.approx(
+        [100, 100], abs=10
+    )
 
 
 @pytest.mark.parametrize(("size", "kind"), [(200, "uint8"), (300, "int16"), (40_000, "int32")])
