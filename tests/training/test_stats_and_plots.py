@@ -46,7 +46,8 @@ def test_learning_curve_is_drawn_also_from_a_log_cut_short(make_run: Callable[..
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
     with pytest.raises(PlotError, match="cannot be read"):
         plot_run(tmp_path, "nats per token")
-    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "valid_nats": 1.0}) + "\n")
+    line = {"step": 1, "tokens": 64, "seconds": 0.1, "learning_rate": 0.1, "valid_nats": 1.0}
+    (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(PlotError, match="no steps to plot yet"):
         plot_run(tmp_path, "nats per token")
 
