@@ -1,7 +1,7 @@
 """The drop-in: KenLM's arithmetic on our scores, and the decoders and filters that use it.
 
 pyctcdecode and datatrove are not dependencies of the project. To run all of this:
-`pip install pygtrie datatrove kenlm && pip install --no-deps pyctcdecode` (whose metadata asks for NumPy 1).
+`pip install pygtrie datatrove regex kenlm && pip install --no-deps pyctcdecode` (whose metadata asks for NumPy 1).
 """
 
 import copy
