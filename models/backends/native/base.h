@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <optional>
 #include <thread>
@@ -29,7 +30,11 @@
 #else
 #define CLONES
 #endif
+#ifdef _MSC_VER
+#define INLINE __forceinline
+#else
 #define INLINE inline __attribute__((always_inline))
+#endif
 #define INLINE_BF16 TARGET_BF16 __attribute__((always_inline))  // of lambdas
 
 namespace {

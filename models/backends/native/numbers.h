@@ -77,8 +77,10 @@ TARGET_512 INLINE __m512 exp2_512(__m512 x) {
 INLINE __mmask16 lanes(int left) { return left >= 16 ? __mmask16(0xffff) : __mmask16((1u << std::max(left, 0)) - 1); }
 #endif
 
+constexpr std::align_val_t kPage{4096};
+
 struct Free {
-    void operator()(void* p) const { std::free(p); }
+    void operator()(void* p) const { ::operator delete(p, kPage); }
 };
 
 // An aligned buffer that only grows; its content is lost when it does.
@@ -88,7 +90,7 @@ class Buffer {
     T* reserve(size_t count) {
         if (count > capacity_) {
             const size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096;
-            data_.reset(static_cast<T*>(std::aligned_alloc(4096, bytes)));
+            data_.reset(static_cast<T*>(::operator new(bytes, kPage)));
             std::memset(data_.get(), 0, bytes);
             capacity_ = count;
         }
