@@ -4,10 +4,9 @@ from torch import Tensor
 
 from models.backends.native.library import INT, INT64, POINTER, UINT64, load_library
 
-# As in kernels.cpp. Functions that a processor without AVX-512 does not have are in the second table.
-_ALWAYS = {"carousel_trains": (INT,)}
+# As in kernels.cpp.
 _SIGNATURES = {
-    **_ALWAYS,
+    "carousel_trains": (INT,),
     "carousel_training_workspace": (POINTER, INT, INT),
     "carousel_layer_forward": (None, POINTER, INT, INT, INT, *[POINTER] * 6),
     "carousel_layer_backward": (None, POINTER, INT, INT, INT, *[POINTER] * 6),
