@@ -14,6 +14,7 @@ from app.openai import routes as openai
 from app.registry import load_registry
 from app.settings import Settings
 from app.tasks import next as next_words
+from app.tasks.beside import Workers
 from app.tasks.task import Call
 from models.process import settle_process
 
@@ -47,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.registry = registry
+    app.state.workers = Workers(settings.max_requests)
     app.state.ready = False
     install_error_handlers(app)
     include_routes(app)

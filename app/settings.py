@@ -60,6 +60,12 @@ class Settings(BaseSettings):
         64_000_000, ge=0, description="Memory for the states of prompts, per model; 0: no states are kept."
     )
     max_body_bytes: Count = _limit(2_000_000, "Largest request body.")
+    max_prompt_tokens: Count = _limit(
+        131_072, "Most tokens that one request may have read: prompts, texts and contexts, common beginnings once."
+    )
+    max_next_characters: Count = _limit(100_000, "Longest text of /next.")
+    max_spelled_bytes: Count = _limit(4096, "Longest unknown word whose spelling is scored, in bytes of UTF-8.")
+    max_sampled_tokens: Count = _limit(262_144, "Largest `n` times `max_tokens`, over all prompts of a request.")
     max_tokens: Count = _limit(4096, "Largest `max_tokens` of a request.")
     max_choices: Count = _limit(64, "Largest `n`.")
     max_texts: Count = _limit(1024, "Most texts, prompts or hypotheses in one request.")

@@ -121,7 +121,8 @@ async def _handovers(served: ServedModel, rows: int, sampling: dict[str, Any], t
 
     async def follow(size: int) -> list[tuple[float, int]]:
         body = GenerateRequest(prompt=[""] * size, max_tokens=tokens, ignore_eos=True, **sampling)
-        drawn = served.engine.stream(plan(body, served).sequences, Deadline.after(600))
+        call = Call(served, Settings(), Deadline.after(600))
+        drawn = served.engine.stream(plan(body, call).sequences, call.deadline)
         return [(time.perf_counter(), round(len(progress) / size)) async for progress in drawn]
 
     size = min(rows, REQUEST_ROWS)

@@ -63,7 +63,7 @@ def run_with_models(
     """The same with several models."""
     # The limits protect a server from its clients; a command serves its only user.
     settings = make_settings(checkpoints=checkpoints).model_copy(
-        update={"timeout_seconds": 1e9, "max_reported": 10**12}
+        update={"timeout_seconds": 1e9, "max_reported": 10**12, "max_prompt_tokens": 10**12}
     )
 
     async def main() -> None:

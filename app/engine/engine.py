@@ -6,12 +6,14 @@ generate for a moment, all in one batch; it hands over what happened, and lets t
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Many
 from contextlib import aclosing, suppress
+from functools import partial
 
 from app.deadline import Deadline
 from app.engine.prefixes import cache_keys
@@ -32,6 +34,12 @@ STRETCH_SECONDS = 0.005
 
 FIRST_STRETCH_SECONDS = 0.001
 """The same while somebody waits for the first token of a stream."""
+
+STALL_SECONDS = 30.0
+"""An iteration takes milliseconds. One that takes longer than this will not end."""
+
+LATE_SECONDS = 1.0
+"""How long after its deadline a request is ended from outside, where the engine has not done so."""
 
 
 class Engine:
@@ -55,11 +63,14 @@ class Engine:
         self._scheduler = Scheduler(max_rows, prompt_tokens_per_step, runner.longest_feed)
         self._cache = runner.cache(cache_bytes)
         self._max_requests = max_requests
+        self._pace = Pace()
         self._in_flight = 0
         self._arrived: deque[Request] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._work, name=f"engine-{name}", daemon=True)
+        self._broken = False
+        self._iterating_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
 
     # -- for the event loop ----------------------------------------------------------------------------------------
 
@@ -71,26 +82,46 @@ class Engine:
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join(None if self.fault is None else 0)
 
-    async def run(self, sequences: Many[Sequence], deadline: Deadline) -> None:
+    @property
+    def fault(self) -> str | None:
+        """Why the engine answers nothing any more; None: it does."""
+        if self._broken:
+            return f"the engine of {self.name} has failed"
+        since = self._iterating_since
+        if since is not None and time.monotonic() - since > STALL_SECONDS:
+            return f"the engine of {self.name} has been in one step for more than {STALL_SECONDS:g} seconds"
+        return None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are held, running and waiting."""
+        return self._in_flight
+
+    async def run(self, sequences: Many[Sequence], deadline: Deadline, owner: str = "") -> None:
         """Work on sequences until all are finished; what was found out is then in them. Raises `ServiceError`."""
-        async with aclosing(self.stream(sequences, deadline, followed=False)) as events:
+        async with aclosing(self.stream(sequences, deadline, owner, followed=False)) as events:
             async for _ in events:
                 pass
 
     async def stream(
-        self, sequences: Many[Sequence], deadline: Deadline, followed: bool = True
+        self, sequences: Many[Sequence], deadline: Deadline, owner: str = "", followed: bool = True
     ) -> AsyncGenerator[list[Progress]]:
         """Drawn tokens of sequences as they come, several at once. Leaving early cancels the request.
 
-        Raises `OverloadedError` before anything is done, `DeadlineError` or `UnavailableError` on the way.
+        owner: see `app.tasks.task.Call`. Raises `OverloadedError` before anything is done, `DeadlineError`,
+        `InternalError` or `UnavailableError` on the way.
         """
+        deadline.check()
         loop = asyncio.get_running_loop()
         for sequence in sequences:
             sequence.plan(self._runner.samples)
-        request = Request(list(sequences), deadline, loop, followed)
+        request = Request(list(sequences), deadline, loop, followed, owner)
         self._submit(request)
+        # The engine ends what is late by itself; this holds where the engine does not come to it.
+        late = loop.call_later(deadline.remaining + LATE_SECONDS, request.events.put_nowait, deadline.error())
         ended = False
         try:
             while (event := await request.events.get()) is not None:
@@ -99,6 +130,7 @@ class Engine:
                 yield event
             ended = True
         finally:
+            late.cancel()
             if not ended:
                 self._cancel(request)
 
@@ -106,12 +138,14 @@ class Engine:
         with self._wake:
             if self._stopping:
                 raise UnavailableError("the server is shutting down")
+            if self._broken:
+                raise UnavailableError("the model has failed; the server is about to end")
             if self._in_flight >= self._max_requests:
                 self._metrics.refused.inc()
                 raise OverloadedError(
                     f"{self._in_flight} requests are already held for {self.name!r} (limit {self._max_requests}); "
                     "try again later",
-                    retry_after=1,
+                    retry_after=self._pace.seconds_for(self._in_flight),
                 )
             self._in_flight += 1
             self._arrived.append(request)
@@ -125,8 +159,24 @@ class Engine:
 
     # -- on the worker thread --------------------------------------------------------------------------------------
 
+    def _run(self) -> None:
+        """The thread. Whatever ends it, nobody is left waiting."""
+        error: ServiceError = UnavailableError("the server is shutting down")
+        try:
+            self._work()
+        except BaseException:
+            logger.critical("the engine of %s failed", self.name, exc_info=True)
+            error = InternalError(_MODEL_FAILED)
+        with self._wake:
+            self._broken = not self._stopping
+            left = [*self._scheduler.requests(), *self._arrived]
+            self._arrived.clear()
+            self._in_flight = 0
+        _deliver([(request, error) for request in left])
+
     def _work(self) -> None:
         while self._take_arrivals():
+            self._iterating_since = time.monotonic()
             try:
                 self._drop_abandoned()
                 if not self._scheduler.idle:
@@ -135,10 +185,9 @@ class Engine:
             except Exception:
                 logger.exception("an iteration of %s failed", self.name)
                 for request in self._scheduler.requests():
-                    self._end(request, InternalError("the model failed; the server's log has the details"))
+                    self._end(request, InternalError(_MODEL_FAILED))
             self._show_load()
-        for request in self._scheduler.requests():
-            self._end(request, UnavailableError("the server is shutting down"))
+            self._iterating_since = None
 
     def _take_arrivals(self) -> bool:
         """Wait for something to do and take what has arrived; False when the engine is to stop."""
@@ -165,13 +214,29 @@ class Engine:
         self._settle(self._generate())
 
     def _admit(self) -> list[Row]:
-        admitted = self._scheduler.admit()
-        for row in admitted:
-            self._use_cache(row.sequence)
-            if not row.request.admitted:
-                row.request.admitted = True
-                self._metrics.request_queue_time_seconds.observe(time.monotonic() - row.request.arrived)
-        return admitted
+        """Give rows to those that wait. Where all are taken, those that have had theirs for long make room."""
+        now = time.monotonic()
+        for row in self._scheduler.park(now):
+            row.sequence.state, row.sequence.parked = self._runner.state_of(row.sequence), True
+        admitted = self._scheduler.admit(now)
+        return [row for row in admitted if row.sequence.parked or self._alone(row, partial(self._prepare, row))]
+
+    def _prepare(self, row: Row) -> None:
+        self._runner.check(row.sequence)
+        self._use_cache(row)
+        if not row.request.admitted:
+            row.request.admitted = True
+            self._metrics.request_queue_time_seconds.observe(time.monotonic() - row.request.arrived)
+
+    def _alone(self, row: Row, work: Callable[[], None]) -> bool:
+        """Do what concerns one row. Where it fails, that row's request fails and no other. Whether it went well."""
+        try:
+            work()
+        except Exception:
+            logger.exception("a request to %s failed", self.name)
+            self._end(row.request, InternalError(_MODEL_FAILED))
+            return False
+        return True
 
     def _run_prompts(self, admitted: list[Row]) -> list[Row]:
         """Run a bounded amount of prompt, and draw the first token after each prompt that is over.
@@ -180,6 +245,8 @@ class Engine:
         """
         worked_on = list(admitted)
         sampling = self._runner.start([row.sequence for row in admitted]) if admitted else []
+        for row in admitted:
+            row.sequence.parked = False
         chunks = self._scheduler.prompt_chunks()
         if chunks:
             sampling += self._runner.consume([(row.sequence, length) for row, length in chunks])
@@ -213,15 +280,17 @@ class Engine:
                     self._cache.keep(key, state)
             for row, token_ids in zip(at_once, drawn, strict=True):
                 if token_ids:  # none while it still consumes its prompt
-                    self._accept(row, token_ids, started)
+                    self._alone(row, partial(self._accept, row, token_ids, started))
             self._metrics.generation_tokens.inc(sum(map(len, drawn)))
         return generating
 
-    def _use_cache(self, sequence: Sequence) -> None:
+    def _use_cache(self, row: Row) -> None:
         """Begin a sequence where the cache knows it already. What is to be drawn next follows from a last input that is
         run anew, where that costs nothing, else from the state after all of them."""
+        sequence = row.sequence
         if sequence.skippable():
-            sequence.cache_keys = cache_keys(sequence.inputs[:-1] if sequence.draws_alone else sequence.inputs)
+            inputs = sequence.inputs[:-1] if sequence.draws_alone else sequence.inputs
+            sequence.cache_keys = cache_keys(inputs, row.request.owner)
             sequence.cached, sequence.state = self._cache.find(sequence.cache_keys)
             sequence.consumed = sequence.cached
             self._metrics.cache_queries.inc()
@@ -242,7 +311,7 @@ class Engine:
         for row, (token_id, score) in zip(rows, drawn, strict=True):
             if score is not None:
                 row.sequence.drawn_scores.append(score)
-            self._accept(row, [token_id])
+            self._alone(row, partial(self._accept, row, [token_id]))
         self._metrics.generation_tokens.inc(len(rows))
 
     def _accept(self, row: Row, token_ids: Many[int], started: float | None = None) -> None:
@@ -285,6 +354,8 @@ class Engine:
         finished = []
         for row in rows:
             sequence = row.sequence
+            if row.request.ended:
+                continue
             if sequence.finished:
                 finished.append(row)
                 row.request.unfinished -= 1
@@ -305,6 +376,9 @@ class Engine:
 
     def _end(self, request: Request, error: ServiceError | None) -> None:
         """Let a request go before it is finished."""
+        if request.ended:
+            return
+        request.ended = True
         self._scheduler.drop_request(request)
         self._account_for(request)
         if error is not None:
@@ -313,12 +387,34 @@ class Engine:
     def _account_for(self, request: Request) -> None:
         with self._wake:
             self._in_flight -= 1
+            self._pace.note()
         self._metrics.e2e_request_latency_seconds.observe(time.monotonic() - request.arrived)
 
     def _show_load(self) -> None:
         self._metrics.num_requests_running.set(len(self._scheduler.running))
         self._metrics.num_requests_waiting.set(self._scheduler.waiting)
         self._metrics.requests_in_flight.set(self._in_flight)
+
+
+_MODEL_FAILED = "the model failed; the server's log has the details"
+
+
+class Pace:
+    """How fast requests have ended lately: what tells those that are refused when to come again."""
+
+    def __init__(self) -> None:
+        self._ended: deque[float] = deque(maxlen=64)
+
+    def note(self) -> None:
+        """A request has ended now."""
+        self._ended.append(time.monotonic())
+
+    def seconds_for(self, requests: int) -> int:
+        """Whole seconds, 1 to 60, in which a quarter of so many requests will have ended."""
+        if len(self._ended) < 2:
+            return 1
+        pace = (len(self._ended) - 1) / max(1e-3, time.monotonic() - self._ended[0])
+        return min(60, max(1, math.ceil(requests / 4 / pace)))
 
 
 Event = tuple[Request, list[Progress] | Exception | None]

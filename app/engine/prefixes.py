@@ -7,7 +7,7 @@ those tokens were run.
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
 
 from app.engine.sequence import Sequence
@@ -20,8 +20,10 @@ CACHED_TOKENS = 1 << 15
 """Longer prompts are not cached."""
 
 
-def share_prefixes(sequences: Many[Sequence]) -> list[Sequence]:
+def share_prefixes(sequences: Many[Sequence], check: Callable[[], None] = lambda: None) -> list[Sequence]:
     """Split sequences that begin alike, from one initial state, so that each common beginning is a sequence of its own.
+
+    check: called now and then; may raise to end the work.
 
     Returns the given sequences, which keep their places and what is left of their inputs and targets, followed by the
     shared beginnings. A sequence's `parent` is to be run before it. For the texts `a b c`, `a b d` and `e`:
@@ -34,6 +36,7 @@ def share_prefixes(sequences: Many[Sequence]) -> list[Sequence]:
         return list(sequences)
     groups: list[tuple[list[Sequence], int, Sequence | None]] = [(list(sequences), 0, None)]
     while groups:
+        check()
         group, begin, parent = groups.pop()
         for branch in _branches(group, begin):
             end = begin + _common_length(branch, begin)
@@ -113,14 +116,15 @@ class PrefixCache:
         self._states[row] = state
 
 
-def cache_keys(inputs: Many[int]) -> dict[int, bytes]:
+def cache_keys(inputs: Many[int], owner: str = "") -> dict[int, bytes]:
     """Keys of the beginnings that are cached, by their length: every `CACHE_EVERY` tokens, and the whole.
 
+    owner: who asks; nobody finds the states of another's prompts.
     A prompt of more than `CACHED_TOKENS` tokens would push everything else out: it has none.
     """
     keys: dict[int, bytes] = {}
     if len(inputs) <= CACHED_TOKENS:
-        digest = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(hashlib.sha256(owner.encode()).digest(), digest_size=16)
         for start in range(0, len(inputs), CACHE_EVERY):
             block = array("q", inputs[start : start + CACHE_EVERY])
             digest.update(block.tobytes())

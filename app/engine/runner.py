@@ -19,12 +19,20 @@ class Runner:
     def __init__(self, network: InferenceNetwork, config: NetworkConfig, max_rows: int) -> None:
         self._network = network
         self._states = network.zeros(max_rows)  # (max_rows, S)
+        self._vocabulary_size = config.vocabulary_size
         self._block_rows = max(1, BLOCK_ELEMENTS // config.vocabulary_size)
 
         self.backend = network.backend
         self.longest_feed = network.longest_feed
         self.samples = network.samples
         self.host = network.host
+
+    def check(self, sequence: Sequence) -> None:
+        """Raises an exception where a sequence cannot be run: it then fails alone, before it shares a batch."""
+        if sequence.inputs and not 0 <= min(sequence.inputs) <= max(sequence.inputs) < self._vocabulary_size:
+            raise ValueError("a token id is outside the vocabulary")
+        if sequence.generating and sequence.completion is not None:
+            self._network.check(sequence.completion)
 
     def start(self, sequences: list[Sequence]) -> list[Batch]:
         """Put first states into the rows of sequences; a restored state may be scored or sampled before any input.
@@ -37,7 +45,7 @@ class Runner:
         restored = [sequence for sequence in sequences if sequence.state is not None]
         for sequence in restored:
             self._states[sequence.slot] = self._network.own(sequence.state)
-        ready = [s for s in restored if not s.pending or s.next_target() is not None]
+        ready = [s for s in restored if not s.parked and (not s.pending or s.next_target() is not None)]
         if not ready:
             return []
         slots = np.array([sequence.slot for sequence in ready])

@@ -9,12 +9,17 @@ MAX_CHUNK = 64
 """Most prompt tokens of one sequence in one pass; chunks end at its multiples, where states are cached."""
 
 
+TURN_SECONDS = 1.0
+"""How long a sequence may keep its row while others wait: few need longer."""
+
+
 @dataclass(eq=False)
 class Row:
-    """A sequence that holds one of the engine's rows."""
+    """A sequence that holds one of the engine's rows. since: when it got it, of `time.monotonic`."""
 
     request: Request
     sequence: Sequence
+    since: float = 0.0
 
     @property
     def index(self) -> int:
@@ -27,8 +32,8 @@ class Scheduler:
     Requests take turns, in two ways: none holds more than a quarter of the rows, so that one that asks for a thousand
     texts leaves room for others; and the prompt tokens of a step go first to the requests served longest ago.
 
-    A state has one size however long the text, so a sequence that has a row keeps it to its end: there is nothing to
-    page, preempt or evict, and admission is "is there a free row?".
+    A state has one size however long the text, so there is nothing to page or evict. A sequence keeps its row to its
+    end, or, where others wait for one, for `TURN_SECONDS`; then its state is put aside until its next turn.
     """
 
     def __init__(self, max_rows: int, prompt_tokens_per_step: int, longest_feed: int = 0) -> None:
@@ -57,7 +62,22 @@ class Scheduler:
     def add(self, request: Request) -> None:
         self._waiting.append(request)
 
-    def admit(self) -> list[Row]:
+    def park(self, now: float) -> list[Row]:
+        """Take rows from those that have had them for a turn, the longest first, while as many sequences wait that may
+        have them. What they hold is to be put aside before `admit` gives their slots away."""
+        wanted = sum(len(request.waiting) for request in self._waiting if request.rows < self._rows_per_request)
+        if self._free_slots or not wanted:
+            return []
+        had_a_turn = [row for row in self.running if now - row.since > TURN_SECONDS and not row.sequence.finished]
+        parked = sorted(had_a_turn, key=lambda row: row.since)[:wanted]
+        self._free(parked)
+        for row in parked:
+            row.request.waiting.append(row.sequence)
+            if row.request not in self._waiting:
+                self._waiting.append(row.request)
+        return parked
+
+    def admit(self, now: float = 0.0) -> list[Row]:
         """Give free rows to waiting sequences, one for each request in turn."""
         admitted = []
         full: list[Request] = []  # requests that hold all the rows they may
@@ -66,7 +86,7 @@ class Scheduler:
             if request.rows >= self._rows_per_request:
                 full.append(request)
                 continue
-            row = Row(request, request.waiting.popleft())
+            row = Row(request, request.waiting.popleft(), now)
             row.sequence.slot = self._free_slots.pop()
             request.rows += 1
             admitted.append(row)

@@ -55,6 +55,8 @@ class Sequence:
     """Of the sequence in its request."""
     unsent: list["Progress"] = field(default_factory=list)
     """Drawn tokens that a request which is followed has not been told of."""
+    parked: bool = False
+    """Whether it has left its row for others; `state` is then as far as it came, and what is to be told of that is."""
     step_by_step: bool = False
     """Whether something has to be done between two samples; other sequences sample several tokens at a time."""
 
@@ -130,15 +132,16 @@ class Progress:
 class Request:
     """Sequences that were submitted together, and where their progress goes.
 
-    followed: whether every token is told. events: what the engine has to tell, in order; the last is None, the end, or
-    an exception. rows, served_at: the scheduler's: how many rows the request
-    holds, and in which step its prompts were last run.
+    followed: whether every token is told. owner: see `app.tasks.task.Call`. events: what the engine has to tell, in
+    order; the last is None, the end, or an exception. rows, served_at: the scheduler's: how many rows it holds,
+    and in which step its prompts were last run.
     """
 
     sequences: list[Sequence]
     deadline: Deadline
     loop: asyncio.AbstractEventLoop
     followed: bool = False
+    owner: str = ""
     events: asyncio.Queue[list[Progress] | Exception | None] = field(default_factory=asyncio.Queue)
     arrived: float = field(default_factory=time.monotonic)
     cancelled: bool = False
@@ -146,6 +149,8 @@ class Request:
     served_at: int = 0
     admitted: bool = False
     """Whether a sequence of it has had a row."""
+    ended: bool = False
+    """Whether it was let go before it was finished."""
     waiting: deque[Sequence] = field(init=False)
     unfinished: int = field(init=False)
 

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import time
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, get_type_hints
 
@@ -42,12 +43,15 @@ MetricsDep = Annotated[Metrics, Depends(_metrics)]
 def call_of(
     request: Request, model: str | None, timeout_seconds: float | None = None, task: str = LANGUAGE_MODEL
 ) -> Call:
-    """What a request is answered with; its time begins now. Raises `UnknownModelError` or `WrongTaskError`."""
+    """What a request is answered with; its time began when it arrived.
+
+    Raises `UnknownModelError` or `WrongTaskError`.
+    """
     state = request.app.state
-    deadline = Deadline.after(timeout_seconds or state.settings.timeout_seconds)
+    deadline = Deadline.after(timeout_seconds or state.settings.timeout_seconds, request.state.arrived)
     served = state.registry.find(model, task)
     request.state.model_name = served.name
-    return Call(served, state.settings, deadline)
+    return Call(served, state.settings, deadline, workers=state.workers)
 
 
 def require_api_key(request: Request) -> None:
@@ -80,6 +84,7 @@ class TaskRoute(APIRoute):
         model: type[BaseModel] = get_type_hints(endpoint)["body"]
 
         async def handle(request: Request) -> Response:
+            request.state.arrived = time.monotonic()
             require_api_key(request)
             content = _parsed(await _body(request))
             try:

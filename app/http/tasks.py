@@ -11,7 +11,6 @@ from app.http.errors import RESPONSES
 from app.http.parsing import TaskRoute, call_of
 from app.http.streaming import event_stream, json_response, while_connected
 from app.tasks import TASKS
-from app.tasks.beside import beside
 from app.tasks.task import Stream, Task
 
 router = APIRouter(route_class=TaskRoute, responses=RESPONSES, tags=["tasks"])
@@ -26,7 +25,7 @@ def endpoint(task: Task[Any, Any]) -> Callable[[Any, Request], Awaitable[Respons
         if task.stream is not None and body.stream:
             return await event_stream(request, task.stream.events(body, call))
         answer: BaseModel = await while_connected(request, task.answer(body, call))
-        return await beside(task.characters(answer), lambda: json_response(answer))
+        return await call.beside(task.characters(answer), lambda: json_response(answer))
 
     post.__annotations__["body"] = task.request  # from which the route and the OpenAPI document take it
     return post

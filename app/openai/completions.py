@@ -17,7 +17,6 @@ from app.openai.schemas import (
 )
 from app.openai.tokens import Echo, Places, add_token, echo, no_logprobs, token_key
 from app.tasks import generate
-from app.tasks.beside import beside
 from app.tasks.generate import GenerateRequest, Generation, GenerationBody, Prompt, plan_prompts
 from app.tasks.score import check_reported
 from app.tasks.task import Call
@@ -65,7 +64,7 @@ class Completions:
             self._prompt(one, is_text=isinstance(prompt, str))
             for one, prompt in zip(self._echoes, body.prompt, strict=True)
         ]
-        self.generation: Generation = plan_prompts(prompts, None, native, served)
+        self.generation: Generation = plan_prompts(prompts, None, native, call)
         self.choices: list[Sequence] = self.generation.sequences[: self.generation.choices]
         self._head = CompletionResponse(
             id=f"cmpl-{uuid.uuid4().hex}",
@@ -150,11 +149,11 @@ class Completions:
 async def answer(body: CompletionRequest, native: GenerateRequest, call: Call) -> CompletionResponse:
     """The whole answer at once."""
     completions = await _planned(body, native, call)
-    await call.served.engine.run(completions.generation.sequences, call.deadline)
-    work = 0
+    await call.run(completions.generation.sequences)
+    work = 8 * sum(len(s.completion.token_ids) for s in completions.choices if s.completion)
     if body.logprobs is not None:
-        work = 20 * (1 + body.logprobs) * sum(len(s.drawn_scores) + len(s.all_scores()) for s in completions.choices)
-    return await beside(work, lambda: completions.response(completions.best(body.n), completions.usage()))
+        work += 20 * (1 + body.logprobs) * sum(len(s.drawn_scores) + len(s.all_scores()) for s in completions.choices)
+    return await call.beside(work, lambda: completions.response(completions.best(body.n), completions.usage()))
 
 
 async def stream(
@@ -177,7 +176,9 @@ async def stream(
         begun.add(index)
         return [chunk(index, *completions.echoed(index), finished)] if body.echo or finished else []
 
-    async with aclosing(call.served.engine.stream(completions.generation.sequences, call.deadline)) as sampled:
+    async with aclosing(
+        call.served.engine.stream(completions.generation.sequences, call.deadline, call.owner)
+    ) as sampled:
         async for progress in sampled:
             chunks = []
             for token in progress:
@@ -197,7 +198,7 @@ async def stream(
 
 
 async def _planned(body: CompletionRequest, native: GenerateRequest, call: Call) -> Completions:
-    return await beside(sum(map(len, body.prompt)), lambda: Completions(body, native, call))
+    return await call.beside(sum(map(len, body.prompt)), lambda: Completions(body, native, call))
 
 
 def _usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> CompletionUsage:

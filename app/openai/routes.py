@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from app.errors import at_most
 from app.http.errors import RESPONSES
 from app.http.parsing import RegistryDep, SettingsDep, TaskRoute, api_key_required, call_of
 from app.http.streaming import event_stream, while_connected
@@ -22,7 +23,6 @@ from app.openai.schemas import (
 )
 from app.openai.tokens import check_token_id, token_key
 from app.registry import ServedModel
-from app.tasks.beside import beside
 from models.text.levels import EOS, UNK
 
 tasks = APIRouter(route_class=TaskRoute, responses=RESPONSES, tags=["openai"])
@@ -53,7 +53,7 @@ async def post_completions(body: CompletionRequest, request: Request) -> Respons
         return await event_stream(request, completions.stream(body, native, call), encode)
     answer = await while_connected(request, completions.answer(body, native, call))
     reported = sum(len(choice.logprobs.tokens) for choice in answer.choices if choice.logprobs)
-    content = await beside(20 * reported * (1 + (body.logprobs or 0)), lambda: encode(answer))
+    content = await call.beside(20 * reported * (1 + (body.logprobs or 0)), lambda: encode(answer))
     return Response(content, media_type="application/json")
 
 
@@ -83,16 +83,21 @@ async def post_tokenize(body: TokenizeRequest, request: Request) -> Response:
             answer.token_strs = [token_key(token_id, tokenizer) for token_id in token_ids]
         return answer.model_dump_json(exclude_unset=True)
 
-    return Response(await beside(len(body.prompt), answer), media_type="application/json")
+    return Response(await call.beside(len(body.prompt), answer), media_type="application/json")
 
 
 @tasks.post("/detokenize", response_model=DetokenizeResponse, summary="The text of tokens")
 async def post_detokenize(body: DetokenizeRequest, request: Request) -> Response:
-    tokenizer = call_of(request, body.model).served.checkpoint.tokenizer
-    for place, token_id in enumerate(body.tokens):
-        check_token_id(token_id, f"tokens.{place}", tokenizer)
-    text = await beside(8 * len(body.tokens), lambda: tokenizer.decode(body.tokens))
-    return Response(DetokenizeResponse(prompt=text).model_dump_json(), media_type="application/json")
+    call = call_of(request, body.model)
+    at_most("tokens", len(body.tokens), call.settings.max_prompt_tokens, " tokens")
+    tokenizer = call.served.checkpoint.tokenizer
+
+    def answer() -> str:
+        for place, token_id in enumerate(body.tokens):
+            check_token_id(token_id, f"tokens.{place}", tokenizer)
+        return DetokenizeResponse(prompt=tokenizer.decode(body.tokens)).model_dump_json()
+
+    return Response(await call.beside(8 * len(body.tokens), answer), media_type="application/json")
 
 
 @lists.get("/tokenizer_info", summary="The special tokens", responses={404: RESPONSES[404]})

@@ -1,15 +1,74 @@
-"""Work too long for the event loop."""
+"""Work that grows with what a request brings: beside the event loop, and no more of it than the server holds."""
 
 import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from app.deadline import Deadline
+from app.errors import OverloadedError
+from models.process import cores, release_memory
 
 Result = TypeVar("Result")
 
 SHORT = 20_000
 """Characters of text, or of answer, that are handled within some milliseconds."""
 
+LONG = SHORT + 1
+"""As many as work has whose length is not known in characters."""
 
-async def beside(characters: int, work: Callable[[], Result]) -> Result:
-    """Do `work` at once when it is short; in a thread when it would keep the event loop from other requests."""
-    return work() if characters <= SHORT else await asyncio.to_thread(work)
+LARGE = 250_000
+"""Characters whose handling takes so much memory that it is handed back to the system afterwards."""
+
+
+class Workers:
+    """Threads for work too long for the event loop. They are started when there is some."""
+
+    def __init__(self, max_held: int | None = None) -> None:
+        """max_held: pieces of work, running and waiting, beyond which more is refused; None: all is taken."""
+        self._pool = ThreadPoolExecutor(cores() + 1, thread_name_prefix="beside")
+        self._max_held = max_held
+        self._held = 0
+        self._lock = threading.Lock()
+
+    async def do(self, characters: int, work: Callable[[], Result], deadline: Deadline) -> Result:
+        """Do `work` at once when it is short, else in a thread.
+
+        A caller that is cancelled marks the deadline: work that has begun ends at its next `Deadline.check`.
+
+        Raises `OverloadedError` when too much is waiting, `DeadlineError` when the time is over before it begins.
+        """
+        if characters <= SHORT:
+            return work()
+        self._take()
+        future = self._pool.submit(self._run, characters, work, deadline)
+        future.add_done_callback(lambda _: self._release())
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            deadline.gone = True
+            raise
+
+    def _take(self) -> None:
+        with self._lock:
+            if self._max_held is not None and self._held >= self._max_held:
+                raise OverloadedError(f"{self._held} long texts are already being read; try again later", retry_after=1)
+            self._held += 1
+
+    def _release(self) -> None:
+        with self._lock:
+            self._held -= 1
+
+    @staticmethod
+    def _run(characters: int, work: Callable[[], Result], deadline: Deadline) -> Result:
+        deadline.check()
+        try:
+            return work()
+        finally:
+            if characters > LARGE:
+                release_memory()
+
+
+UNLIMITED = Workers()
+"""For commands and the library, whose only user waits."""

@@ -4,7 +4,7 @@ import secrets
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,7 +13,6 @@ from app.engine.prefixes import share_prefixes
 from app.engine.sequence import Progress, Sequence
 from app.errors import InvalidValueError, at_most
 from app.registry import ServedModel
-from app.tasks.beside import beside
 from app.tasks.body import (
     Answer,
     Model,
@@ -26,6 +25,7 @@ from app.tasks.body import (
     Timeout,
     sampling_params,
 )
+from app.tasks.score import check_prompt_tokens
 from app.tasks.states import given_state, returned_state
 from app.tasks.task import TIMEOUT, Call, Limit, Stream, Task
 from app.tasks.tokens import TopToken, top_tokens
@@ -124,6 +124,12 @@ LIMITS = (
     Limit("max_tokens", "max_tokens"),
     Limit("n", "max_choices"),
     Limit("n", "max_texts", " completions in all", lambda body: body.n * len(body.prompt)),
+    Limit(
+        "max_tokens",
+        "max_sampled_tokens",
+        " tokens in all completions",
+        lambda body: body.n * len(body.prompt) * body.max_tokens,
+    ),
     Limit("logprobs", "max_logprobs"),
     Limit(
         "logprobs",
@@ -199,53 +205,54 @@ class Prompt:
     position: int
 
 
-def plan(body: GenerateRequest, served: ServedModel) -> Generation:
+def plan(body: GenerateRequest, call: Call) -> Generation:
     """One sequence for each choice of each prompt."""
-    tokenizer = served.checkpoint.tokenizer
-    state = given_state(body.state, served)
+    tokenizer = call.served.checkpoint.tokenizer
+    state = given_state(body.state, call.served)
     prompts = []
     for text in body.prompt:
-        token_ids = tokenizer.encode_ids(text)
+        call.deadline.check()
+        token_ids = tokenizer.encode_ids(text, call.owner)
         inputs = token_ids if state else [tokenizer.eos_id, *token_ids]
         position = (state.position if state else 1) + len(token_ids)
         at_start = ends_in_space(text, before=state.at_start if state else True)
         prompts.append(Prompt(token_ids, inputs, [], at_start, position))
-    return plan_prompts(prompts, state, body, served)
+    return plan_prompts(prompts, state, body, call)
 
 
-def plan_prompts(
-    prompts: list[Prompt], state: SavedState | None, body: GenerateRequest, served: ServedModel
-) -> Generation:
-    """One sequence for each choice of each prompt: `index = prompt_index * n + choice`. body: how to sample."""
+def plan_prompts(prompts: list[Prompt], state: SavedState | None, body: GenerateRequest, call: Call) -> Generation:
+    """One sequence for each choice of each prompt: `index = prompt_index * n + choice`. body: how to sample.
+
+    Choices of one prompt go on from one sequence that consumes it. Raises `InvalidValueError` when there is too much.
+    """
     seed = secrets.randbits(63) if body.seed is None else body.seed
-    sampling = sampling_params(body)
-    tokenizer = served.checkpoint.tokenizer
-    sequences = []
-    for prompt in prompts:
-        for choice in range(body.n):
-            params = GenerationParams(
-                max_tokens=body.max_tokens,
-                min_tokens=body.min_tokens,
-                stop=body.stop,
-                ignore_eos=body.ignore_eos,
-                allow_unk=bool(body.allow_unk),
-                speller=_speller(body, served),
-                seed=seed,
-                choice=choice,
-                sampling=sampling,
+    served, tokenizer = call.served, call.served.checkpoint.tokenizer
+    params = GenerationParams(
+        max_tokens=body.max_tokens,
+        min_tokens=body.min_tokens,
+        stop=body.stop,
+        ignore_eos=body.ignore_eos,
+        allow_unk=bool(body.allow_unk),
+        speller=_speller(body, served),
+        seed=seed,
+        sampling=sampling_params(body).within(len(tokenizer)),
+    )
+    first = state.row if state else None
+    prompted = [Sequence(list(p.inputs), list(p.targets), top=body.logprobs or 0, state=first) for p in prompts]
+    choices = []
+    for prompt, sequence in zip(prompts, prompted, strict=True):
+        for number in range(body.n):
+            choice = sequence if body.n == 1 else Sequence([], top=sequence.top, parent=sequence)
+            choice.completion = Completion(
+                replace(params, choice=number), tokenizer, prompt.at_start, prompt.token_ids, prompt.position
             )
-            sequences.append(
-                Sequence(
-                    list(prompt.inputs),
-                    targets=list(prompt.targets),
-                    completion=Completion(params, tokenizer, prompt.at_start, prompt.token_ids, prompt.position),
-                    report_tokens=body.logprobs is not None,
-                    top=body.logprobs or 0,
-                    state=state.row if state else None,
-                    keep_state=body.return_state,
-                )
-            )
-    return Generation(f"gen-{uuid.uuid4().hex}", served, seed, share_prefixes(sequences), len(sequences), body.n)
+            choice.report_tokens, choice.keep_state = body.logprobs is not None, body.return_state
+            choices.append(choice)
+        sequence.keep_state |= body.n > 1
+    shared = share_prefixes(prompted, call.deadline.check)
+    check_prompt_tokens(shared, "prompt", call.settings)
+    sequences = shared if body.n == 1 else [*choices, *shared]
+    return Generation(f"gen-{uuid.uuid4().hex}", served, seed, sequences, len(choices), body.n)
 
 
 def _speller(body: GenerateRequest, served: ServedModel) -> Speller | None:
@@ -262,15 +269,21 @@ def _cached(sequence: Sequence) -> int:
     return sum(ancestor.cached for ancestor in sequence.lineage())
 
 
+_CHARACTERS_A_TOKEN = 8
+
 # -- from sequences to an answer ---------------------------------------------------------------------------------------
 
 
 async def answer(body: GenerateRequest, call: Call) -> GenerateResponse:
     """The whole answer at once."""
-    served = call.served
-    generation = await beside(sum(map(len, body.prompt)), lambda: plan(body, served))
-    await served.engine.run(generation.sequences, call.deadline)
-    choices = []
+    generation = await call.beside(sum(map(len, body.prompt)), lambda: plan(body, call))
+    await call.run(generation.sequences)
+    sampled = sum(len(s.completion.token_ids) for s in generation.sequences[: generation.choices] if s.completion)
+    return await call.beside(_CHARACTERS_A_TOKEN * sampled, lambda: _whole_answer(body, generation))
+
+
+def _whole_answer(body: GenerateRequest, generation: Generation) -> GenerateResponse:
+    served, choices = generation.served, []
     for index, sequence in enumerate(generation.sequences[: generation.choices]):
         assert sequence.completion is not None
         assert sequence.completion.finish_reason is not None
@@ -299,8 +312,8 @@ async def stream(body: GenerateRequest, call: Call) -> AsyncGenerator[list[BaseM
     """The answer as it comes: a `StreamedText` for each token and choice, those that came together in one list, and a
     `StreamEnd`."""
     served = call.served
-    generation = await beside(sum(map(len, body.prompt)), lambda: plan(body, served))
-    async with aclosing(served.engine.stream(generation.sequences, call.deadline)) as sampled:
+    generation = await call.beside(sum(map(len, body.prompt)), lambda: plan(body, call))
+    async with aclosing(served.engine.stream(generation.sequences, call.deadline, call.owner)) as sampled:
         async for progress in sampled:
             yield [_streamed(token, generation.sequences[token.index], body, served) for token in progress]
     end = StreamEnd(

@@ -3,19 +3,19 @@
 import asyncio
 import math
 import uuid
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.engine.sequence import Sequence
-from app.registry import ServedModel
-from app.tasks.beside import beside
+from app.tasks.beside import LONG
 from app.tasks.body import Answer, Model, RequestBody, ReturnState, State, Text, Timeout
+from app.tasks.score import check_prompt_tokens, check_spelled
 from app.tasks.states import given_state, returned_state
 from app.tasks.task import TIMEOUT, Call, Limit, Task
-from models.decoding.completion import prompt_inputs
 from models.decoding.saved_state import SavedState
 from models.text.words import ends_in_space
-from models.words.next_words import Begun, NextWords, WordSearch, spelled_words, split_begun
+from models.words.next_words import NO_WORDS, Begun, NextWords, WordSearch, spelled_words, split_begun
 
 
 class NextRequest(RequestBody):
@@ -45,20 +45,23 @@ class NextResponse(Answer):
     state: str | None = Field(None, description="With `return_state`: the state after the whole text.")
 
 
-LIMITS = (Limit("top", "max_top"), TIMEOUT)
+LIMITS = (Limit("text", "max_next_characters", " characters"), Limit("top", "max_top"), TIMEOUT)
 
 
 async def answer(body: NextRequest, call: Call) -> NextResponse:
     """Offer words after a text."""
     served = call.served
     state = given_state(body.state, served)
-    begun = split_begun(served.checkpoint.tokenizer, body.text, at_start=state.at_start if state else True)
+    tokenizer, at_start = served.checkpoint.tokenizer, state.at_start if state else True
+    begun = await call.beside(len(body.text), lambda: split_begun(tokenizer, body.text, at_start))
+    if tokenizer.rules.has_words and begun.completing and served.checkpoint.speller is not None:
+        check_spelled([begun.completing], "text", call.settings)
     found = await _find(begun, body, state, call)
     answer = NextResponse(
         id=f"next-{uuid.uuid4().hex}",
         model=served.name,
         backend=served.engine.backend,
-        words=[NextWord(word=word, prob=prob, logprob=math.log(prob)) for word, prob in found.words],
+        words=[NextWord(word=word, prob=math.exp(logprob), logprob=logprob) for word, logprob in found.words],
         completing=begun.completing,
         coverage=found.coverage,
     )
@@ -70,39 +73,41 @@ async def answer(body: NextRequest, call: Call) -> NextResponse:
 async def _state_after(text: str, state: SavedState | None, call: Call) -> str:
     """The state after the whole text, the begun word included."""
     served = call.served
-    sequence = _consuming(text, state, served)
+    sequence = await call.beside(len(text), lambda: _consuming(text, state, call))
     sequence.keep_state = True
-    await served.engine.run([sequence], call.deadline)
+    await call.run([sequence])
     at_start = ends_in_space(text, before=state.at_start if state else True)
     position = (state.position if state else 0) + len(sequence.inputs)
     return returned_state(sequence.final_state, position, at_start, served)
 
 
-def _consuming(text: str, state: SavedState | None, served: ServedModel) -> Sequence:
-    tokenizer = served.checkpoint.tokenizer
-    if state is None:
-        return Sequence(prompt_inputs(tokenizer, text))
-    return Sequence(tokenizer.encode_ids(text), state=state.row)
+def _consuming(text: str, state: SavedState | None, call: Call) -> Sequence:
+    tokenizer = call.served.checkpoint.tokenizer
+    start = [tokenizer.eos_id] if state is None else []
+    sequence = Sequence([*start, *tokenizer.encode_ids(text, call.owner)], state=state.row if state else None)
+    check_prompt_tokens([sequence], "text", call.settings)
+    return sequence
 
 
 async def _find(begun: Begun, body: NextRequest, state: SavedState | None, call: Call) -> NextWords:
     served = call.served
     tokenizer = served.checkpoint.tokenizer
-    root = await beside(len(begun.context), lambda: _consuming(begun.context, state, served))
+    root = await call.beside(len(begun.context), lambda: _consuming(begun.context, state, call))
     root.keep_state = root.keep_logprobs = True
-    await served.engine.run([root], call.deadline)
+    await call.run([root])
     assert root.logprobs is not None
     if tokenizer.rules.has_words:
-        speller, unknown = served.checkpoint.speller, None
+        speller, unknown = served.checkpoint.speller, NO_WORDS
         if speller is not None and begun.completing:
-            unk = math.exp(float(root.logprobs[tokenizer.unk_id]))
-            unknown = await asyncio.to_thread(spelled_words, speller, unk, begun, tokenizer, body.top)
+            unk = float(root.logprobs[tokenizer.unk_id])
+            known = partial(spelled_words, speller, unk, begun, tokenizer, body.top, call.owner, call.deadline.check)
+            unknown = await call.beside(LONG, known)
         return served.words.find(root.logprobs, begun, body.top, body.punctuation, unknown)
     search = WordSearch(served.pieces, begun, body.top, body.punctuation)
     search.expand_root(root.logprobs, root.final_state)
     while nodes := search.frontier():
         steps = [Sequence([node.token_id], state=node.state, keep_state=True, keep_logprobs=True) for node in nodes]
-        await served.engine.run(steps, call.deadline)
+        await call.run(steps)
         for node, step in zip(nodes, steps, strict=True):
             assert step.logprobs is not None
             search.expand(node, step.logprobs, step.final_state)

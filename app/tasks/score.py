@@ -1,8 +1,8 @@
 """POST /score: how probable texts are."""
 
-import asyncio
 import math
 import uuid
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,7 +12,7 @@ from app.engine.sequence import Sequence
 from app.errors import InvalidValueError, at_most
 from app.registry import ServedModel
 from app.settings import Settings
-from app.tasks.beside import beside
+from app.tasks.beside import LONG
 from app.tasks.body import Answer, Model, RequestBody, ReturnState, State, Text, Texts, Timeout
 from app.tasks.states import given_state, returned_state
 from app.tasks.task import TIMEOUT, Call, Limit, Task
@@ -148,6 +148,11 @@ class _Text:
         """The tokens that have a score: all, or all but the first."""
         return self.tokens[len(self.tokens) - len(self.sequence.all_scores()) :]
 
+    def unknown(self, tokenizer: Tokenizer) -> set[str]:
+        """Words that the vocabulary has not. The symbol itself, as a text may write it, is none."""
+        found = {self.text[start:end] for token_id, (start, end) in self.tokens if token_id == tokenizer.unk_id}
+        return found - {UNK, f" {UNK}"}
+
 
 async def answer(body: ScoreRequest, call: Call) -> ScoreResponse:
     """Score every text of a request. Raises `InvalidValueError` when it asks for more details than an answer holds."""
@@ -155,14 +160,13 @@ async def answer(body: ScoreRequest, call: Call) -> ScoreResponse:
     tokenizer = served.checkpoint.tokenizer
     characters = sum(map(len, body.text)) + len(body.context or "") * len(body.text)
     state = given_state(body.state, served)
-    texts = await beside(characters, lambda: [_plan(text, body, state, tokenizer) for text in body.text])
+    texts, sequences = await call.beside(characters, lambda: _planned(body, state, call))
     reported = sum(len(text.encoding.ids) + 1 for text in texts) if body.tokens or body.top else 0
     check_reported(reported, body.top, call.settings)
-    sequences = share_prefixes([text.sequence for text in texts])
-    await served.engine.run(sequences, call.deadline)
-    spellings = await _spellings(texts, served)
+    await call.run(sequences)
+    spellings = await _spellings(texts, call)
     work = characters + 20 * reported * (1 + body.top)
-    scores = await beside(work, lambda: [_score(text, body, tokenizer, spellings) for text in texts])
+    scores = await call.beside(work, lambda: [_score(text, body, tokenizer, spellings) for text in texts])
     if body.return_state:
         for text, score in zip(texts, scores, strict=True):
             position = (state.position if state else int(body.bos)) + text.skipped + len(text.encoding.ids)
@@ -182,9 +186,37 @@ async def answer(body: ScoreRequest, call: Call) -> ScoreResponse:
     )
 
 
-def _plan(text: str, body: ScoreRequest, state: SavedState | None, tokenizer: Tokenizer) -> _Text:
+def _planned(body: ScoreRequest, state: SavedState | None, call: Call) -> tuple[list[_Text], list[Sequence]]:
+    """The texts, and what the engine is to do for them. Raises `InvalidValueError` where that is too much."""
+    checkpoint = call.served.checkpoint
+    texts = []
+    for index, one in enumerate(body.text):
+        call.deadline.check()
+        text = _plan(one, body, state, checkpoint.tokenizer, call.deadline.check)
+        if checkpoint.speller is not None:
+            check_spelled(text.unknown(checkpoint.tokenizer), f"text.{index}", call.settings)
+        texts.append(text)
+    sequences = share_prefixes([text.sequence for text in texts], call.deadline.check)
+    check_prompt_tokens(sequences, "text", call.settings)
+    return texts, sequences
+
+
+def check_prompt_tokens(sequences: Iterable[Sequence], param: str, settings: Settings) -> None:
+    """Raises `InvalidValueError` when sequences have more tokens to consume than a request may have."""
+    at_most(param, sum(len(sequence.inputs) for sequence in sequences), settings.max_prompt_tokens, " tokens")
+
+
+def check_spelled(words: Iterable[str], param: str, settings: Settings) -> None:
+    """Raises `InvalidValueError` when an unknown word is longer than its spelling may be."""
+    for word in words:
+        at_most(param, len(word.encode()), settings.max_spelled_bytes, " bytes of one unknown word")
+
+
+def _plan(
+    text: str, body: ScoreRequest, state: SavedState | None, tokenizer: Tokenizer, check: Callable[[], None]
+) -> _Text:
     context = body.context or ""
-    whole = tokenizer.encode(context + text)
+    whole = tokenizer.encode(context + text, check)
     # Tokens that begin at or after the end of the context are the text's own.
     skipped = sum(start < len(context) for start, _ in whole.offsets)
     if state:
@@ -210,16 +242,16 @@ def _plan(text: str, body: ScoreRequest, state: SavedState | None, tokenizer: To
     return _Text(text, own, skipped, tokens, sequence)
 
 
-async def _spellings(texts: list[_Text], served: ServedModel) -> dict[str, float] | None:
+async def _spellings(texts: list[_Text], call: Call) -> dict[str, float] | None:
     """log P(spelling given that the word is unknown) of every unknown word that is scored; None without a speller."""
-    speller = served.checkpoint.speller
+    speller, tokenizer = call.served.checkpoint.speller, call.served.checkpoint.tokenizer
     if speller is None:
         return None
-    unknown = served.checkpoint.tokenizer.unk_id
-    found = {text.text[start:end] for text in texts for token_id, (start, end) in text.scored if token_id == unknown}
-    words = sorted(found - {UNK, f" {UNK}"})  # a text that writes the symbol itself
-    spellings = list(map(served.checkpoint.tokenizer.normalized, words))
-    logprobs = await asyncio.to_thread(speller.logprobs, spellings) if words else []
+    words = sorted({word for text in texts for word in text.unknown(tokenizer)})
+    spellings = list(map(tokenizer.normalized, words))
+    if not words:
+        return {}
+    logprobs = await call.beside(LONG, lambda: speller.logprobs(spellings, call.owner, call.deadline.check))
     return dict(zip(words, logprobs, strict=True))
 
 

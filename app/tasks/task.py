@@ -1,6 +1,6 @@
 """What a task of the service is: a path, bodies, limits and a function that answers. No HTTP."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sized
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -10,19 +10,36 @@ from app.deadline import Deadline
 from app.errors import at_most
 from app.registry import ServedModel
 from app.settings import Settings
+from app.tasks.beside import UNLIMITED, Workers
 
 Request = TypeVar("Request", bound=BaseModel)
 
 Response = TypeVar("Response", bound=BaseModel)
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Call:
-    """What a request is answered with: the model, the limits of the server, the time that is left."""
+    """What a request is answered with: the model, the limits of the server, the time that is left.
+
+    owner: name of the key that the request bears. Nothing that is kept between requests is shared between owners, so
+    that neither an answer nor its time tells an owner what another has sent.
+    """
 
     served: ServedModel
     settings: Settings
     deadline: Deadline
+    owner: str = ""
+    workers: Workers = UNLIMITED
+
+    async def beside(self, characters: int, work: Callable[[], Result]) -> Result:
+        """Do work that grows with so many characters without keeping others waiting: see `Workers.do`."""
+        return await self.workers.do(characters, work, self.deadline)
+
+    async def run(self, sequences: Sequence[Any]) -> None:
+        """Let the engine work on sequences until all are finished."""
+        await self.served.engine.run(sequences, self.deadline, self.owner)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,9 @@ class InferenceNetwork(Protocol):
     def score_logits(self, logits: Own, targets: Sequence[int], top: int) -> list[TokenScore]:
         """`models.decoding.scoring.score_targets` on logits of the backend's, (N, V)."""
 
+    def check(self, completion: Completion) -> None:
+        """Raises an exception where the parameters of a completion cannot be passed on: asked before it is batched."""
+
     def sample(self, logits: Own, draws: Sequence[Draw]) -> list[int]:
         """One token for each row of logits, (N, V), which may be overwritten. The draws want fields of `samples`; what
         adjusts logits besides has been applied."""
@@ -102,6 +105,9 @@ class OnCPU:
 
     def host(self, values: Array) -> Array:
         return values
+
+    def check(self, completion: Completion) -> None:
+        completion.next_draw()
 
     def score_logits(self, logits: Array, targets: Sequence[int], top: int) -> list[TokenScore]:
         return score_targets(logits, targets, top)

@@ -17,7 +17,7 @@ A new filter is a field of `SamplingParams` and a function in `FILTERS`: a backe
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Annotated, Any, Protocol
 
@@ -57,6 +57,10 @@ class SamplingParams:
     """Subtracted from the logits of a token once for each time that the completion contains it."""
     logit_bias: Mapping[int, Annotated[float, Ge(-100), Le(100)]] = field(default_factory=dict)
     """Added to logits, by token id."""
+
+    def within(self, vocabulary_size: int) -> "SamplingParams":
+        """The same for a vocabulary: as many tokens as it has are all tokens."""
+        return self if self.top_k < vocabulary_size else replace(self, top_k=0)
 
     @cached_property
     def wanted(self) -> frozenset[str]:

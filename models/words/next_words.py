@@ -7,7 +7,7 @@ whoever runs the network brings their distributions.
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,13 @@ from models.words.speller import Speller
 
 @dataclass(frozen=True)
 class NextWords:
-    """words: (word, probability), likeliest first. coverage: the sum of the listed probabilities."""
+    """words: (word, log-probability in nats), likeliest first. coverage: the sum of the listed probabilities."""
 
     words: list[tuple[str, float]]
 
     @property
     def coverage(self) -> float:
-        return min(1.0, sum(probability for _, probability in self.words))
+        return min(1.0, sum(math.exp(logprob) for _, logprob in self.words))
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,33 @@ class Begun:
 
 @dataclass(frozen=True)
 class UnknownWords:
-    """Words that a speller knows how to write. mass: probability of all that begin as asked; words: some of them."""
+    """Words that a speller knows how to write, in nats. mass: of all that begin as asked; words: some of them."""
 
     mass: float
     words: list[tuple[str, float]]
 
 
+NO_WORDS = UnknownWords(-math.inf, [])
+
+
 def spelled_words(
-    speller: Speller, unk_probability: float, begun: Begun, tokenizer: Tokenizer, top: int
+    speller: Speller,
+    unk_logprob: float,
+    begun: Begun,
+    tokenizer: Tokenizer,
+    top: int,
+    owner: str = "",
+    check: Callable[[], None] = lambda: None,
 ) -> UnknownWords:
-    """Words outside the vocabulary that complete what has been begun. unk_probability: that of `<unk>` there."""
+    """Words outside the vocabulary that complete what has been begun. unk_logprob: that of `<unk>` there, in nats.
+
+    owner, check: as for `Speller.logprobs`.
+    """
     lead = begun.lead if tokenizer.rules.leading_space else ""
-    mass, spellings = speller.completions(lead + tokenizer.normalized(begun.completing or ""), top)
-    words = [(spelling.removeprefix(lead), unk_probability * math.exp(logprob)) for spelling, logprob in spellings]
-    whole = [(word, probability) for word, probability in words if all(map(is_word_character, word))]
-    return UnknownWords(unk_probability * math.exp(mass), whole)
+    mass, spellings = speller.completions(lead + tokenizer.normalized(begun.completing or ""), top, owner, check)
+    words = [(spelling.removeprefix(lead), unk_logprob + logprob) for spelling, logprob in spellings]
+    whole = [(word, logprob) for word, logprob in words if all(map(is_word_character, word))]
+    return UnknownWords(unk_logprob + mass, whole)
 
 
 def split_begun(tokenizer: Tokenizer, text: str, at_start: bool = True) -> Begun:
@@ -108,7 +120,7 @@ class WordIndex:
         self._is_word = np.array([is_word_character(word[0]) for word in self._words], bool)
 
     def find(
-        self, logprobs: Array, begun: Begun, top: int, punctuation: bool, unknown: UnknownWords | None = None
+        self, logprobs: Array, begun: Begun, top: int, punctuation: bool, unknown: UnknownWords = NO_WORDS
     ) -> NextWords:
         """The `top` likeliest words under a next-token distribution. logprobs: (V,), nats.
 
@@ -116,7 +128,7 @@ class WordIndex:
         that are not in the vocabulary among them where `unknown` tells of some.
         """
         probabilities = np.exp(logprobs.astype(np.float64))
-        unknown = unknown or UnknownWords(0.0, [])
+        total = 0.0
         if begun.completing is None:
             masses = self._masses(probabilities)
             masses = masses if punctuation else masses * self._is_word
@@ -128,15 +140,15 @@ class WordIndex:
             offered = self._masses(written)[completions]
             if not offered.any():
                 offered = self._masses(probabilities)[completions]
-            total = float(offered.sum()) + unknown.mass or 1.0
             masses = np.zeros(len(self._words))
-            masses[completions] = offered / total
-            unknown = UnknownWords(unknown.mass, [(word, mass / total) for word, mass in unknown.words])
+            masses[completions] = offered
+            total = float(np.logaddexp(_log(float(offered.sum())), unknown.mass))
         best = likeliest(masses, top)
         pairs = zip(best.tolist(), masses[best].tolist(), strict=True)
-        found = [(self._words[i], probability) for i, probability in pairs if probability > 0]
-        found += [(word, mass) for word, mass in unknown.words if word not in self._number]
-        return NextWords(sorted(found, key=lambda pair: -pair[1])[:top])
+        found = [(self._words[i], _log(mass)) for i, mass in pairs if mass > 0]
+        found += [(word, logprob) for word, logprob in unknown.words if word not in self._number]
+        likely = sorted(found, key=lambda pair: -pair[1])[:top]
+        return NextWords([(word, logprob - total) for word, logprob in likely])
 
     def _masses(self, probabilities: Array) -> Array:
         """Probability of each word, from those of the tokens that are its forms."""
@@ -147,6 +159,15 @@ class WordIndex:
         exact = [i for i, word in enumerate(self._words) if word.startswith(begun)]
         folded = begun.casefold()
         return exact or [i for i, word in enumerate(self._words) if word.casefold().startswith(folded)]
+
+
+def _log(probability: float) -> float:
+    return math.log(probability) if probability > 0 else -math.inf
+
+
+def _log_sum(logprobs: Array) -> float:
+    """Log of the sum of probabilities, in nats."""
+    return float(np.logaddexp.reduce(logprobs.astype(np.float64), initial=-np.inf))
 
 
 class WordPieces:
@@ -213,8 +234,9 @@ class WordSearch:
         self._punctuation = punctuation and not self._completing
         self._expansions_left = max_expansions
         self._fold = False
-        # Probability that the text goes on as it has been begun; what candidates' probabilities are relative to.
-        self._begun_mass = 0.0 if self._required and self._completing else 1.0
+        # How likely it is that the text goes on as it has been begun: candidates' probabilities are relative to that.
+        # All of these are logarithms: a long word is too improbable for anything else.
+        self._begun_mass = -math.inf if self._required and self._completing else 0.0
         self._found: dict[str, float] = {}
         self._heap: list[Node] = []
 
@@ -222,12 +244,11 @@ class WordSearch:
         """Start from the distribution and state after the context."""
         self._root = (logprobs, state)
         if self._consumed:
-            self._found[self._consumed] = self._ended(logprobs)
+            self._note(self._consumed, self._ended(logprobs))
         self._push(0.0, "", logprobs, state, self._first)
         if self._punctuation:
             for token_id in np.flatnonzero(self._pieces.marks).tolist():
-                mark = self._pieces.surfaces[token_id].strip()
-                self._found[mark] = self._found.get(mark, 0.0) + float(np.exp(logprobs[token_id]))
+                self._note(self._pieces.surfaces[token_id].strip(), float(logprobs[token_id]))
 
     def frontier(self, width: int = 32) -> Sequence[Node]:
         """The nodes to look at next; empty when the `top` likeliest words are certain, or the bound is reached."""
@@ -248,17 +269,21 @@ class WordSearch:
         logprob = -node.negative_logprob
         word = self._consumed + node.text.removeprefix(" ")
         if word and self._matches(node.text, whole=True):
-            self._found[word] = self._found.get(word, 0.0) + self._ended(logprobs) * math.exp(logprob)
+            self._note(word, self._ended(logprobs) + logprob)
         self._push(logprob, node.text, logprobs, state, self._pieces.continues)
 
     def result(self) -> NextWords:
         """The words found so far; when completing, with probabilities renormalised over all that begins so."""
         best = heapq.nlargest(self._top, self._found.items(), key=lambda item: item[1])
-        return NextWords([(word, mass / self._begun_mass) for word, mass in best if mass > 0])
+        return NextWords([(word, logprob - self._begun_mass) for word, logprob in best if logprob > -math.inf])
+
+    def _note(self, word: str, logprob: float) -> None:
+        """A path that spells a word has been found; there may be several."""
+        self._found[word] = float(np.logaddexp(self._found.get(word, -math.inf), logprob))
 
     def _ended(self, logprobs: Array) -> float:
-        """Probability that a word ends here."""
-        return float(np.exp(logprobs[self._pieces.ends]).sum())
+        """Log-probability that a word ends here."""
+        return _log_sum(logprobs[self._pieces.ends])
 
     def _push(self, logprob: float, text: str, logprobs: Array, state: Any, usable: Array) -> None:
         begins = self._completing and not self._matches(text, whole=True)
@@ -269,7 +294,7 @@ class WordSearch:
                 extended_logprob = logprob + float(logprobs[token_id])
                 heapq.heappush(self._heap, Node(-extended_logprob, extended, token_id, state))
                 if begins and self._matches(extended, whole=True):
-                    self._begun_mass += math.exp(extended_logprob)
+                    self._begun_mass = float(np.logaddexp(self._begun_mass, extended_logprob))
 
     def _matches(self, text: str, whole: bool) -> bool:
         """Whether a path's text agrees with what has been begun; `whole`: and holds all of it."""
@@ -283,9 +308,8 @@ class WordSearch:
         floor = self._floor()
         if len(self._found) < self._top:
             return floor
-        least = heapq.nlargest(self._top, self._found.values())[-1]
-        return max(floor, math.log(least)) if least > 0 else floor
+        return max(floor, heapq.nlargest(self._top, self._found.values())[-1])
 
     def _floor(self) -> float:
         """Next to nothing, given what has been begun; what was typed counts, however improbable it is."""
-        return math.log(self._begun_mass) - 30.0 if self._begun_mass > 0 else -math.inf
+        return self._begun_mass - 30.0

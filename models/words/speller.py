@@ -15,7 +15,7 @@ Token 0 is both start and end; byte b is token b + 1.
 import heapq
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -35,10 +35,28 @@ REMEMBERED = 10_000
 """Spellings whose log-probability need not be computed again."""
 EXPANSIONS, AT_ONCE = 512, 16
 """Of a search for completions: nodes looked at, and how many together."""
+STRETCH = 8192
+"""Bytes that the network reads in one call: its memory does not grow with what is asked, and another thread waits for
+no longer than that takes."""
+
+
+def _unchecked() -> None:
+    """Nothing ends the work early."""
+
+
+class _Shared:
+    """A network that several threads take turns with, for one call at a time."""
+
+    def __init__(self, config: NetworkConfig, weights: Mapping[str, Array]) -> None:
+        self.network = load_inference(config, weights, "cpu", "float32")
+        self.lock = threading.Lock()
 
 
 class Speller:
-    """Results are a function of the spelling alone, whatever else is asked for. Any thread may use it."""
+    """Results are a function of the spelling alone, whatever else is asked for. Any thread may use it.
+
+    Words that are drawn have a network of their own: whoever draws never waits for those who score.
+    """
 
     def __init__(
         self,
@@ -57,31 +75,46 @@ class Speller:
         self.weights = weights
         self.lexicon = lexicon
         self.share = share
-        self._network = load_inference(config, weights, "cpu", "float32")
-        self._lock = threading.Lock()
-        self._known: dict[str, float] = {}
+        self._scoring, self._drawing = _Shared(config, weights), _Shared(config, weights)
+        self._known: dict[tuple[str, str], float] = {}
 
     def with_lexicon(self, lexicon: Lexicon | None, share: float) -> "Speller":
         """The same model of bytes beside another lexicon, or none."""
         return Speller(self.config, self.weights, lexicon, share)
 
-    def logprobs(self, spellings: Sequence[str]) -> list[float]:
-        """Log-probability, in nats, of each spelling, its end included."""
-        spelled = self.spelled_logprobs(spellings)
+    def logprobs(
+        self, spellings: Sequence[str], owner: str = "", check: Callable[[], None] = _unchecked
+    ) -> list[float]:
+        """Log-probability, in nats, of each spelling, its end included.
+
+        owner: for whom; what was computed for others is not looked up, so that the time taken tells nothing of them.
+        check: called every few milliseconds; may raise to end the work.
+        """
+        spelled = self.spelled_logprobs(spellings, owner, check)
         return [
             self._mixed(self._listed(spelling), logprob) for spelling, logprob in zip(spellings, spelled, strict=True)
         ]
 
-    def spelled_logprobs(self, spellings: Sequence[str]) -> list[float]:
+    def spelled_logprobs(
+        self, spellings: Sequence[str], owner: str = "", check: Callable[[], None] = _unchecked
+    ) -> list[float]:
         """What the model of bytes alone gives each."""
-        with self._lock:
-            new = sorted({s for s in spellings if s not in self._known}, key=lambda s: -len(s.encode()))
-            if len(self._known) + len(new) > REMEMBERED:
-                new = sorted(set(spellings), key=lambda s: -len(s.encode()))
-                self._known.clear()
-            for first in range(0, len(new), 256):
-                self._learn(new[first : first + 256])
-            return [self._known[spelling] for spelling in spellings]
+        known = {s: logprob for s in spellings if (logprob := self._known.get((owner, s))) is not None}
+        new = sorted({s for s in spellings if s not in known}, key=lambda s: -len(s.encode()))
+        while new:
+            check()
+            count = max(1, STRETCH // (len(new[0].encode()) + 1))
+            known |= zip(new[:count], self._score(new[:count], check), strict=True)
+            del new[:count]
+        self._remember(known, owner)
+        return [known[spelling] for spelling in spellings]
+
+    def _remember(self, known: Mapping[str, float], owner: str) -> None:
+        """Keep what is short enough to come again."""
+        if len(self._known) + len(known) > REMEMBERED:
+            self._known = {}
+        if len(known) <= REMEMBERED:
+            self._known |= {(owner, s): logprob for s, logprob in known.items() if len(s) <= LONGEST}
 
     def spell(self, seed: int, choice: int, position: int) -> str:
         """A spelling drawn from the model: a function of the three numbers, as the draw of a token is."""
@@ -90,27 +123,31 @@ class Speller:
             return self.lexicon.draw(number / self.share)
         own_seed = int((number - self.share) / (1 - self.share) * 2.0**53)
         drawn: list[int] = []
-        with self._lock:
-            state, slot = self._network.zeros(1), np.array([0])
+        network = self._drawing.network
+        with self._drawing.lock:
+            state, slot = network.zeros(1), np.array([0])
             token_id = END
             while len(drawn) < LONGEST:
-                features = self._network.run(np.array([[token_id]]), state, slot)
+                features = network.run(np.array([[token_id]]), state, slot)
                 banned = () if drawn else (END,)  # a word has a letter
                 draw = Draw(SamplingParams(), own_seed, 0, len(drawn), banned=banned)
-                [token_id] = self._network.sample(self._network.logits(features[:, 0]), [draw])
+                [token_id] = network.sample(network.logits(features[:, 0]), [draw])
                 if token_id == END:
                     break
                 drawn.append(token_id - 1)
         return bytes(drawn).decode("utf-8", "replace")
 
-    def completions(self, beginning: str, top: int) -> tuple[float, list[tuple[str, float]]]:
+    def completions(
+        self, beginning: str, top: int, owner: str = "", check: Callable[[], None] = _unchecked
+    ) -> tuple[float, list[tuple[str, float]]]:
         """The likeliest spellings that begin so: of the lexicon, and by best-first search among all others.
 
-        Returns the log-probability of all that begin so, and (spelling, log-probability), likeliest first.
+        Returns the log-probability of all that begin so, and (spelling, log-probability), likeliest first. owner,
+        check: as for `logprobs`.
         """
-        spelled_mass, found = self._search(beginning, top)
+        spelled_mass, found = self._search(beginning, top, check)
         mass, listed = self.lexicon.beginning(beginning, top) if self.lexicon else (0.0, [])
-        candidates = dict(found) | dict(zip(listed, self.spelled_logprobs(listed), strict=True))
+        candidates = dict(found) | dict(zip(listed, self.spelled_logprobs(listed, owner, check), strict=True))
         mixed = [(one, self._mixed(self._listed(one), logprob)) for one, logprob in candidates.items()]
         return self._mixed(mass, spelled_mass), sorted(mixed, key=lambda pair: (-pair[1], pair[0]))[:top]
 
@@ -122,34 +159,49 @@ class Speller:
         rest = spelled + math.log1p(-self.share)
         return float(np.logaddexp(math.log(self.share * listed), rest)) if listed else rest
 
-    def _search(self, beginning: str, top: int) -> tuple[float, list[tuple[str, float]]]:
+    def _search(self, beginning: str, top: int, check: Callable[[], None]) -> tuple[float, list[tuple[str, float]]]:
         """Best-first search with a bounded number of steps, in the model of bytes."""
         begun = beginning.encode()
-        with self._lock:
-            state = self._network.zeros(1)
-            features = self._network.run(np.array([[END, *(byte + 1 for byte in begun)]]), state, np.array([0]))
-            steps = log_softmax(self._network.logits(features[0]).astype(np.float64))  # (n + 1, V)
-            mass = sum(float(steps[i, byte + 1]) for i, byte in enumerate(begun))
-            found: list[tuple[float, bytes]] = []
-            heap: list[tuple[float, bytes, int]] = []
-            states = [state[0]]  # by node; a heap entry says which node's state it follows
-            self._push(heap, found, begun, mass, steps[-1], 0)
-            for _ in range(EXPANSIONS // AT_ONCE):
-                enough = sorted(found, reverse=True)[top - 1][0] if len(found) >= top else -math.inf
-                batch = [heapq.heappop(heap) for _ in range(min(AT_ONCE, len(heap)))]
-                batch = [node for node in batch if -node[0] > enough and len(node[1]) < LONGEST]
-                if not batch:
-                    break
-                rows = np.stack([states[parent] for _, _, parent in batch])
-                features = self._network.run(
-                    np.array([[spelled[-1] + 1] for _, spelled, _ in batch]), rows, np.arange(len(batch))
-                )
-                following = log_softmax(self._network.logits(features[:, 0]).astype(np.float64))
-                for (negative, spelled, _), row, logprobs in zip(batch, rows, following, strict=True):
-                    states.append(row)
-                    self._push(heap, found, spelled, -negative, logprobs, len(states) - 1)
+        mass, following, state = self._read(begun, check)
+        found: list[tuple[float, bytes]] = []
+        heap: list[tuple[float, bytes, int]] = []
+        states = [state]  # by node; a heap entry says which node's state it follows
+        self._push(heap, found, begun, mass, following, 0)
+        for _ in range(EXPANSIONS // AT_ONCE):
+            check()
+            enough = sorted(found, reverse=True)[top - 1][0] if len(found) >= top else -math.inf
+            batch = [heapq.heappop(heap) for _ in range(min(AT_ONCE, len(heap)))]
+            batch = [node for node in batch if -node[0] > enough and len(node[1]) < LONGEST]
+            if not batch:
+                break
+            rows = np.stack([states[parent] for _, _, parent in batch])
+            steps = self._steps(np.array([[spelled[-1] + 1] for _, spelled, _ in batch]), rows)[:, 0]
+            for (negative, spelled, _), row, logprobs in zip(batch, rows, steps, strict=True):
+                states.append(row)
+                self._push(heap, found, spelled, -negative, logprobs, len(states) - 1)
         best = sorted(found, reverse=True)[:top]
         return mass, [(spelled.decode("utf-8", "replace"), logprob) for logprob, spelled in best]
+
+    def _read(self, begun: bytes, check: Callable[[], None]) -> tuple[float, Array, Array]:
+        """Log-probability of the bytes that a word begins with, the distribution of the next, (V,), and the state."""
+        ids = np.array([END, *(byte + 1 for byte in begun)])
+        state = np.zeros((1, self.config.state_layout.size), np.float32)
+        mass, following = 0.0, np.zeros(VOCABULARY_SIZE)
+        for first in range(0, len(ids), STRETCH // 8):  # of which each has a distribution
+            check()
+            steps = self._steps(ids[None, first : first + STRETCH // 8], state)[0]
+            targets = ids[first + 1 : first + len(steps) + 1]
+            mass += sum(steps[np.arange(len(targets)), targets].tolist())
+            following = steps[-1]
+        return mass, following, state[0]
+
+    def _steps(self, ids: Array, states: Array) -> Array:
+        """The distribution after each of the bytes, (B, T) -> (B, T, V), nats, float64. states: (B, S), updated."""
+        network = self._scoring.network
+        with self._scoring.lock:
+            features = network.run(ids, states, np.arange(len(ids)))
+            logits = network.logits(features.reshape(-1, features.shape[-1]))
+        return log_softmax(logits.astype(np.float64)).reshape(*ids.shape, -1)
 
     def _push(
         self,
@@ -167,17 +219,24 @@ class Speller:
         for step, byte in zip(following[1:][best].tolist(), best.tolist(), strict=True):
             heapq.heappush(heap, (-(logprob + step), spelled + bytes([byte]), node))
 
-    def _learn(self, spellings: Sequence[str]) -> None:
-        """Score spellings, the longest first."""
+    def _score(self, spellings: Sequence[str], check: Callable[[], None]) -> list[float]:
+        """Log-probabilities of spellings, the longest first; of one where it is longer than `STRETCH`."""
         encoded = [[byte + 1 for byte in spelling.encode()] for spelling in spellings]
         lengths = [len(ids) + 1 for ids in encoded]
         inputs = np.zeros((len(encoded), lengths[0]), np.int64)
         targets = np.zeros_like(inputs)
         for row, ids in enumerate(encoded):
             inputs[row, 1 : len(ids) + 1] = targets[row, : len(ids)] = ids
-        features = self._network.run(inputs, self._network.zeros(len(encoded)), np.arange(len(encoded)), lengths)
-        real = np.arange(inputs.shape[1]) < np.array(lengths)[:, None]
-        logprobs, _ = self._network.score(features[real], targets[real])
-        ends = np.cumsum(lengths)[:-1]
-        totals = [float(part.sum(dtype=np.float64)) for part in np.split(logprobs, ends)]
-        self._known.update(zip(spellings, totals, strict=True))
+        network, totals = self._scoring.network, np.zeros(len(encoded))
+        states = np.zeros((len(encoded), self.config.state_layout.size), np.float32)
+        for first in range(0, lengths[0], STRETCH):
+            check()
+            left = [min(length - first, STRETCH) for length in lengths]
+            part = slice(first, first + STRETCH)
+            real = np.arange(left[0]) < np.array(left)[:, None]
+            with self._scoring.lock:
+                features = network.run(inputs[:, part], states, np.arange(len(encoded)), left)
+                logprobs, _ = network.score(features[real], targets[:, part][real])
+            parts = np.split(logprobs, np.cumsum(left)[:-1])
+            totals += [float(part.sum(dtype=np.float64)) for part in parts]
+        return totals.tolist()

@@ -149,6 +149,9 @@ class CudaNetwork:
         return self.host(logprobs), self.host(ranks)
 
     @torch.inference_mode()
+    def check(self, completion: Completion) -> None:
+        completion.next_draw()
+
     def score_logits(self, logits: Tensor, targets: Sequence[int], top: int) -> list[TokenScore]:
         """`models.decoding.scoring.score_targets`, where the logits are."""
         logprobs = logits.log_softmax(dim=1)

@@ -134,6 +134,11 @@ class NativeNetwork(OnCPU):
         )
         return logprobs, ranks
 
+    def check(self, completion: Completion) -> None:
+        """Packs what the kernels read of a completion."""
+        _plan(completion)
+        _packed(completion.next_draw())
+
     def sample(self, logits: Array, draws: Sequence[Draw]) -> list[int]:
         """One token for each row of logits, (N, V), which may be overwritten."""
         ids = np.empty(len(draws), np.int64)

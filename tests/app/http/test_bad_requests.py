@@ -166,7 +166,12 @@ def test_a_deadline_in_a_stream_is_its_last_event(client: httpx.Client) -> None:
 
 def test_too_many_requests_are_refused_at_once_with_a_time_to_come_back(checkpoints_dir: Path) -> None:
     with serving(
-        checkpoints=checkpoints_dir, default_model="word", threads=1, max_requests=1, max_tokens=10**9
+        checkpoints=checkpoints_dir,
+        default_model="word",
+        threads=1,
+        max_requests=1,
+        max_tokens=10**9,
+        max_sampled_tokens=10**9,
     ) as client:
         endless = {"max_tokens": 10**9, "ignore_eos": True, "stream": True}
         with client.stream("POST", "/generate", json=endless) as stream:

@@ -92,9 +92,14 @@ HAND = by_hand(_pear=0.2, pear=0.1, _cat=0.16, _cats=0.04, The=0.05, dot=0.25, u
 
 
 def listed(found: NextWords) -> dict[str, float]:
-    assert found.coverage == pytest.approx(sum(p for _, p in found.words))
-    assert [p for _, p in found.words] == sorted((p for _, p in found.words), reverse=True)
-    return {word: pytest.approx(probability) for word, probability in found.words}  # type: ignore[misc]
+    probabilities = probabilities_of(found)
+    assert found.coverage == pytest.approx(sum(probabilities))
+    assert probabilities == sorted(probabilities, reverse=True)
+    return {word: pytest.approx(p) for (word, _), p in zip(found.words, probabilities, strict=True)}  # type: ignore[misc]
+
+
+def probabilities_of(found: NextWords) -> list[float]:
+    return [math.exp(logprob) for _, logprob in found.words]
 
 
 def test_forms_that_differ_in_the_leading_space_are_one_word() -> None:
@@ -245,7 +250,7 @@ def test_completions_equal_brute_force(spelling: Expansions, text: str, top: int
     expected = best(truth, top)
     found = spelling.find(text, top)
     assert [word for word, _ in found.words] == [word for word, _ in expected]
-    assert [p for _, p in found.words] == pytest.approx([p for _, p in expected], rel=1e-4)
+    assert probabilities_of(found) == pytest.approx([p for _, p in expected], rel=1e-4)
     assert found.coverage == pytest.approx(sum(p for _, p in expected), rel=1e-4)
 
 
@@ -262,8 +267,8 @@ def test_next_words_equal_brute_force(spelling: Expansions, text: str) -> None:
         for word, logprob in spelled(spelling.model, text + " "):
             truth[word] += math.exp(space + logprob)
     found = spelling.find(text, top=200)
-    last = found.words[-1][1]
-    for word, probability in found.words:
+    last = math.exp(found.words[-1][1])
+    for (word, _), probability in zip(found.words, probabilities_of(found), strict=True):
         if word in truth:  # else it is longer than brute force goes
             assert truth[word] - (0 if after_space else last) <= probability * 1.0001
             assert probability <= truth[word] * 1.0001
@@ -283,7 +288,7 @@ def test_a_long_and_unlikely_beginning_is_still_completed(spelling: Expansions) 
     found = spelling.find(text, top=3)
     truth = {word: math.exp(logprob) for word, logprob in spelled(spelling.model, "", text, longest=3)}
     assert [word for word, _ in found.words] == [word for word, _ in best(truth, 3)]
-    assert [p for _, p in found.words] == pytest.approx([p for _, p in best(truth, 3)], rel=1e-3)
+    assert probabilities_of(found) == pytest.approx([p for _, p in best(truth, 3)], rel=1e-3)
 
 
 def test_what_the_vocabulary_cannot_spell_has_no_completion(spelling: Expansions) -> None:
@@ -293,7 +298,7 @@ def test_what_the_vocabulary_cannot_spell_has_no_completion(spelling: Expansions
 def test_case_is_ignored_where_this_case_cannot_be_spelled(spelling: Expansions) -> None:
     lower, upper = spelling.find("he", top=5), spelling.find("HE", top=5)
     assert [word for word, _ in upper.words] == [word for word, _ in lower.words]
-    assert [p for _, p in upper.words] == pytest.approx([p for _, p in lower.words], rel=1e-4)
+    assert probabilities_of(upper) == pytest.approx(probabilities_of(lower), rel=1e-4)
 
 
 def test_unk_and_eos_are_never_part_of_a_spelled_word(spelling: Expansions) -> None:
@@ -306,7 +311,7 @@ def test_spelled_punctuation_is_offered_only_when_asked_for(spelling: Expansions
     without, with_marks = spelling.find("the hen", top=50), spelling.find("the hen ", top=50, punctuation=True)
     assert "." not in dict(without.words)
     probability = float(np.exp(after(spelling.model, CHAR, "the hen ")[0][CHAR.vocabulary["."]]))
-    assert dict(with_marks.words)["."] == pytest.approx(probability, rel=1e-4)
+    assert math.exp(dict(with_marks.words)["."]) == pytest.approx(probability, rel=1e-4)
 
 
 @pytest.mark.parametrize("bound", [0, 1, 7, 50])
@@ -361,9 +366,9 @@ def probability_of(model: LanguageModel, pieces: WordPieces, context: str, text:
 
 def test_a_words_probability_is_summed_over_the_ways_to_put_it_together(subwords: Expansions) -> None:
     found = subwords.find("wide ", top=20)
-    last = found.words[-1][1]
+    last = probabilities_of(found)[-1]
     assert len(found.words) == 20
-    for word, probability in found.words:
+    for (word, _), probability in zip(found.words, probabilities_of(found), strict=True):
         truth = probability_of(subwords.model, subwords.pieces, "wide", " " + word)
         assert probability <= truth * 1.0001
         assert truth <= probability * 1.0001 + 4 * last  # ways less likely than the last word may be left out
