@@ -3,6 +3,7 @@
 ServiceError
 ├── MalformedJsonError     400  the body is not JSON
 ├── UnauthorizedError      401  the server asks for an API key, and the request bears no valid one
+├── ForbiddenError         403  not for this client
 ├── UnknownModelError      404  no served model has that name
 ├── BodyTooLargeError      413  the body has more bytes than the server takes
 ├── InvalidValueError      422  a value is wrong; names the field
@@ -75,6 +76,11 @@ class UnauthorizedError(ServiceError):
     @property
     def headers(self) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
+
+
+class ForbiddenError(ServiceError):
+    status, type, code = 403, "permission_error", "forbidden"
+    description = "Not for this client."
 
 
 class UnknownModelError(ServiceError):

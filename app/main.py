@@ -9,9 +9,11 @@ from app.deadline import Deadline
 from app.http import page, system, tasks
 from app.http.document import install_document
 from app.http.errors import install_error_handlers
+from app.keys import load_keys
 from app.metrics import Metrics
 from app.openai import routes as openai
-from app.registry import load_registry
+from app.registry import Registry
+from app.reload import Reloader
 from app.settings import Settings
 from app.tasks import next as next_words
 from app.tasks.beside import Workers
@@ -22,13 +24,14 @@ from models.process import settle_process
 def create_app(settings: Settings) -> FastAPI:
     """The service of the checkpoints in the settings' folder; raises `StartupError` without a default model."""
     metrics = Metrics()
-    registry = load_registry(settings, metrics)
+    keys = load_keys(settings)
+    registry = Registry(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         registry.start()
         try:
-            first = Call(registry.find(None), settings, Deadline.after(settings.timeout_seconds))
+            first = Call(await registry.find(None), settings, Deadline.after(settings.timeout_seconds))
             await next_words.answer(next_words.NextRequest(text=""), first)
             settle_process()
             app.state.ready = True
@@ -48,6 +51,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.registry = registry
+    app.state.keys = keys
+    app.state.reloader = Reloader(registry, settings)
     app.state.workers = Workers(settings.max_requests)
     app.state.ready = False
     install_error_handlers(app)

@@ -45,6 +45,17 @@ class Settings(BaseSettings):
     api_keys: Annotated[list[SecretStr], NoDecode] = Field(
         [], description="Comma-separated keys; each request must bear one of them. Not set: no key is needed."
     )
+    api_keys_file: Path | None = Field(
+        None,
+        description="File of keys, a line each: `NAME sha256:DIGEST [models=A,B] [requests=N] [reload]`; "
+        "`python -m app key NAME` makes them.",
+    )
+    public: bool = Field(
+        True, description="Where keys are needed: whether docs, metrics, the page and /info are open without one."
+    )
+    state_key: SecretStr | None = Field(
+        None, description="Secret that states are signed with: only servers that share it take each other's states."
+    )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="Least level that is logged, in any case; debug: each request too."
     )
@@ -58,6 +69,17 @@ class Settings(BaseSettings):
     )
     prefix_cache_bytes: int = Field(
         64_000_000, ge=0, description="Memory for the states of prompts, per model; 0: no states are kept."
+    )
+    models_bytes: Count | None = Field(
+        None,
+        description="Memory for models. Set: a model is loaded at its first use, and those used longest ago are let "
+        "go; not set: all are loaded at the start.",
+    )
+    old_version_seconds: Annotated[float, Field(ge=0)] = Field(
+        600.0, description="How long a version of a model is kept after its last use, once a newer one is served."
+    )
+    grace_seconds: Annotated[float, Field(ge=0)] = Field(
+        5.0, description="Time that requests under way have to end when the server is told to stop."
     )
     max_body_bytes: Count = _limit(2_000_000, "Largest request body.")
     max_prompt_tokens: Count = _limit(

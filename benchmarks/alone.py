@@ -21,7 +21,7 @@ import typer  # noqa: E402
 
 from app.deadline import Deadline  # noqa: E402
 from app.metrics import Metrics  # noqa: E402
-from app.registry import ServedModel, load_registry  # noqa: E402
+from app.registry import ServedModel, load_model  # noqa: E402
 from app.settings import Settings  # noqa: E402
 from app.tasks.generate import GenerateRequest, answer, plan  # noqa: E402
 from app.tasks.task import Call  # noqa: E402
@@ -58,7 +58,7 @@ def main(seconds: float, max_rows: int) -> None:
 
 
 async def _measure(seconds: float, max_rows: int) -> list[dict[str, Any]]:
-    served = load_registry(Settings(), Metrics()).find(None)
+    served = load_model(Settings(), None, Metrics())
     served.engine.start()
     settle_process()
     found = []

@@ -23,6 +23,7 @@ SERVING = {
     "next": "app.commands.ask:next_",
     "score": "app.commands.score:score",
     "rescore": "app.commands.rescore:rescore",
+    "key": "app.commands.serve:make_key",
     "settings": "app.commands.serve:show_settings",
     "reference": "app.commands.serve:show_reference",
     "metrics": "app.commands.serve:show_metrics",

@@ -58,6 +58,7 @@ class Engine:
         self.name = name
         self.backend = runner.backend
         self.host = runner.host
+        self.bytes = runner.bytes + cache_bytes
         self._runner = runner
         self._metrics = metrics.of(name)
         self._scheduler = Scheduler(max_rows, prompt_tokens_per_step, runner.longest_feed)

@@ -22,6 +22,9 @@ class Runner:
         self._vocabulary_size = config.vocabulary_size
         self._block_rows = max(1, BLOCK_ELEMENTS // config.vocabulary_size)
 
+        packed = getattr(network, "packed_bytes", 4 * config.num_parameters)
+        self.bytes = packed + 4 * config.vocabulary_size * config.embedding_size + 4 * self._states.shape[1] * max_rows
+        """Memory of the network and of the states."""
         self.backend = network.backend
         self.longest_feed = network.longest_feed
         self.samples = network.samples

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
+
+from app.http.parsing import key_where_closed
 
 FOLDER = Path(__file__).parents[1] / "page"
 PARTS = ("style.css", "page.js")
@@ -18,7 +20,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=[Depends(key_where_closed)])
 
 
 @router.get("/")

@@ -1,21 +1,24 @@
 """What a request brings: the API key, the body as JSON, and what handlers take from the application."""
 
 import json
-import secrets
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import Annotated, Any, get_type_hints
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.types import Receive, Scope, Send
 
 from app.deadline import Deadline
-from app.errors import BodyTooLargeError, MalformedJsonError, UnauthorizedError, validation_error
+from app.errors import BodyTooLargeError, MalformedJsonError, validation_error
+from app.keys import Key, Keys
 from app.metrics import Metrics
-from app.registry import LANGUAGE_MODEL, Registry
+from app.registry import LANGUAGE_MODEL, Registry, ServedModel
 from app.settings import Settings
 from app.tasks.task import Call
+from models.decoding.saved_state import SavedState
 
 # Coroutines, though they wait for nothing: FastAPI would call plain functions in a thread, at every request.
 
@@ -40,35 +43,47 @@ RegistryDep = Annotated[Registry, Depends(_registry)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 
 
-def call_of(
-    request: Request, model: str | None, timeout_seconds: float | None = None, task: str = LANGUAGE_MODEL
+async def api_key_required(request: Request) -> Key | None:
+    """`key_of` for routes that are not a `TaskRoute`."""
+    return key_of(request)
+
+
+async def call_of(
+    request: Request,
+    model: str | None,
+    timeout_seconds: float | None = None,
+    task: str = LANGUAGE_MODEL,
+    state: str | None = None,
 ) -> Call:
-    """What a request is answered with; its time began when it arrived.
+    """What a request is answered with; its time began when it arrived. The model is held until the answer has left.
 
-    Raises `UnknownModelError` or `WrongTaskError`.
+    state: the state that the body brings along. Raises what `Registry.find` raises.
     """
-    state = request.app.state
-    deadline = Deadline.after(timeout_seconds or state.settings.timeout_seconds, request.state.arrived)
-    served = state.registry.find(model, task)
+    app, key = request.app.state, request.state.key
+    deadline = Deadline.after(timeout_seconds or app.settings.timeout_seconds, request.state.arrived)
+    made_by = SavedState.model_of(state) if state is not None else None
+    served: ServedModel = await app.registry.find(model, task, key, made_by)
+    served.take()
+    request.state.held.callback(served.give_back)
     request.state.model_name = served.name
-    return Call(served, state.settings, deadline, workers=state.workers)
+    return Call(served, app.settings, deadline, key.name if key else "", app.workers)
 
 
-def require_api_key(request: Request) -> None:
-    """Raises `UnauthorizedError` when the settings name keys and the request bears none of them."""
-    keys = request.app.state.settings.api_keys
-    if not keys:
-        return
-    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-    content = sent.encode("latin-1")  # as headers are decoded
-    known = any(secrets.compare_digest(content, key.get_secret_value().encode()) for key in keys)
-    if scheme.lower() != "bearer" or not known:
-        raise UnauthorizedError
+def key_of(request: Request) -> Key | None:
+    """The key that a request bears; None where none is needed. Raises `UnauthorizedError`."""
+    keys: Keys = request.app.state.keys
+    key = keys.find(request.headers.get("authorization", ""))
+    request.state.key, request.state.key_name = key, key.name if key else ""
+    return key
 
 
-async def api_key_required(request: Request) -> None:
-    """`require_api_key` for routes that are not a `TaskRoute`."""
-    require_api_key(request)
+KeyDep = Annotated[Key | None, Depends(api_key_required)]
+
+
+async def key_where_closed(request: Request) -> None:
+    """For routes that are open without a key unless the settings close them."""
+    if not request.app.state.settings.public:
+        key_of(request)
 
 
 class TaskRoute(APIRoute):
@@ -85,7 +100,9 @@ class TaskRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             request.state.arrived = time.monotonic()
-            require_api_key(request)
+            if key := key_of(request):
+                key.enter()
+                request.state.held.callback(key.leave)
             content = _parsed(await _body(request))
             try:
                 body = model.model_validate(content)
@@ -95,6 +112,12 @@ class TaskRoute(APIRoute):
             return answer
 
         return handle
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers; what the request holds is given back when the answer has left, a stream's last event included."""
+        with ExitStack() as held:
+            scope.setdefault("state", {})["held"] = held
+            await super().handle(scope, receive, send)
 
 
 async def _body(request: Request) -> bytes:

@@ -1,25 +1,32 @@
 """What the service says about itself: health, readiness, the served models, metrics."""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from ipaddress import ip_address
+from typing import Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
-from app.errors import UnavailableError
+from app.errors import ForbiddenError, UnavailableError
 from app.http.errors import RESPONSES
-from app.http.parsing import MetricsDep, RegistryDep, SettingsDep
-from app.registry import ServedModel
+from app.http.parsing import MetricsDep, RegistryDep, SettingsDep, key_of, key_where_closed
+from app.registry import Entry
+from app.reload import Reloader, ReloadResponse
 
 router = APIRouter(tags=["system"])
+
+_RELOAD_ERRORS: dict[int | str, dict[str, Any]] = {status: RESPONSES[status] for status in (401, 403)}
 
 
 class ModelInfo(BaseModel):
     name: str
     task: str
     default: bool = Field(description="Whether requests that name no model get this model.")
-    backend: str
+    loaded: bool = Field(description="Whether the model is in memory; else it is loaded when it is first asked.")
+    version: str = Field(description="SHA-256 of what decides its answers: weights, tokenizer and speller.")
+    old_versions: list[str] = Field(description="Versions before it that still answer requests with their states.")
+    backend: str | None
     level: str
     boundary: str
     cell: str
@@ -58,25 +65,28 @@ def product_version() -> str:
         return "0+unknown"
 
 
-@router.get("/health", summary="Is the process alive?")
-async def get_health() -> HealthResponse:
+@router.get("/health", summary="Is the process alive?", responses={503: RESPONSES[503]})
+async def get_health(registry: RegistryDep) -> HealthResponse:
+    """503 when an engine has failed; the process then ends by itself."""
+    if fault := registry.fault:
+        raise UnavailableError(fault)
     return HealthResponse(status="ok")
 
 
 @router.get("/ready", summary="Has the default model answered?", responses={503: RESPONSES[503]})
-async def get_ready(request: Request) -> HealthResponse:
-    """503 until the default model has answered a first question, and again while shutting down."""
-    if not request.app.state.ready:
-        raise UnavailableError("not ready")
+async def get_ready(request: Request, registry: RegistryDep) -> HealthResponse:
+    """503 until the default model has answered a first question, while shutting down, and when an engine has failed."""
+    if not request.app.state.ready or registry.draining or registry.fault:
+        raise UnavailableError(registry.fault or "not ready")
     return HealthResponse(status="ready")
 
 
-@router.get("/info", summary="What is served, and within which limits?")
+@router.get("/info", summary="What is served, and within which limits?", dependencies=[Depends(key_where_closed)])
 async def get_info(registry: RegistryDep, settings: SettingsDep) -> InfoResponse:
     return InfoResponse(
         version=product_version(),
-        default=registry.find(None).name,
-        models=[_model_info(model, registry.is_default(model)) for model in registry.models.values()],
+        default=registry.default,
+        models=[_model_info(entry, registry.default_of(entry.task)) for entry in registry.entries.values()],
         refused=[
             RefusedCheckpoint(name=refused.name, file=str(refused.error.path), reason=refused.error.reason)
             for refused in registry.refused
@@ -85,26 +95,44 @@ async def get_info(registry: RegistryDep, settings: SettingsDep) -> InfoResponse
     )
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.post("/models/reload", summary="Take up new and changed checkpoints", responses=_RELOAD_ERRORS)
+async def post_reload(request: Request) -> ReloadResponse:
+    """Requests under way end on the version that they began with. Needs a key that may do so; where no keys are set,
+    a request from this machine that no proxy has passed on."""
+    key, client = key_of(request), request.client
+    if key is None:
+        passed_on = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "origin"))
+        if client is None or passed_on or not ip_address(client.host).is_loopback:
+            raise ForbiddenError("reloading is for this machine alone where no API keys are set")
+    elif not key.reloads:
+        raise ForbiddenError(f"the key {key.name!r} may not reload")
+    reloader: Reloader = request.app.state.reloader
+    return await reloader.reload()
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, dependencies=[Depends(key_where_closed)])
 async def get_metrics(metrics: MetricsDep) -> Response:
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _model_info(model: ServedModel, default: bool) -> ModelInfo:
-    checkpoint = model.checkpoint
+def _model_info(entry: Entry, default: str | None) -> ModelInfo:
+    description = entry.description
     return ModelInfo(
-        name=model.name,
-        task=model.task,
-        default=default,
-        backend=model.engine.backend,
-        level=checkpoint.tokenizer.level,
-        boundary=checkpoint.tokenizer.boundary,
-        cell=checkpoint.model.config.cell,
-        vocabulary_size=len(checkpoint.tokenizer),
-        parameters=checkpoint.model.num_parameters(),
-        speller=checkpoint.speller is not None,
-        storage=checkpoint.storage,
-        fingerprint=checkpoint.fingerprint,
-        about=checkpoint.about,
-        card=checkpoint.card,
+        name=entry.name,
+        task=entry.task,
+        default=entry.name == default,
+        loaded=entry.current is not None,
+        version=description.version,
+        old_versions=[served.version for served in entry.old],
+        backend=entry.current.engine.backend if entry.current else None,
+        level=description.level,
+        boundary=description.boundary,
+        cell=description.config.cell,
+        vocabulary_size=description.config.vocabulary_size,
+        parameters=description.config.num_parameters,
+        speller=description.has_speller,
+        storage=description.storage,
+        fingerprint=description.fingerprint,
+        about=description.about,
+        card=description.card,
     )

@@ -20,7 +20,8 @@ def endpoint(task: Task[Any, Any]) -> Callable[[Any, Request], Awaitable[Respons
     """The function of a task's route: checks the limits, then answers at once or as a stream."""
 
     async def post(body: Any, request: Request) -> Response:
-        call = call_of(request, body.model, body.timeout_seconds, task.kind)
+        state = getattr(body, "state", None)
+        call = await call_of(request, body.model, body.timeout_seconds, task.kind, state)
         task.check(body, call)
         if task.stream is not None and body.stream:
             return await event_stream(request, task.stream.events(body, call))

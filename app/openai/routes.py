@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from app.errors import at_most
 from app.http.errors import RESPONSES
-from app.http.parsing import RegistryDep, SettingsDep, TaskRoute, api_key_required, call_of
+from app.http.parsing import KeyDep, RegistryDep, SettingsDep, TaskRoute, call_of
 from app.http.streaming import event_stream, while_connected
 from app.openai import completions
 from app.openai.schemas import (
@@ -22,11 +22,11 @@ from app.openai.schemas import (
     TokenizerInfo,
 )
 from app.openai.tokens import check_token_id, token_key
-from app.registry import ServedModel
+from app.registry import LANGUAGE_MODEL, Entry
 from models.text.levels import EOS, UNK
 
 tasks = APIRouter(route_class=TaskRoute, responses=RESPONSES, tags=["openai"])
-lists = APIRouter(dependencies=[Depends(api_key_required)], responses={401: RESPONSES[401]}, tags=["openai"])
+lists = APIRouter(responses={401: RESPONSES[401]}, tags=["openai"])
 
 
 @tasks.post(
@@ -42,7 +42,7 @@ lists = APIRouter(dependencies=[Depends(api_key_required)], responses={401: RESP
 )
 async def post_completions(body: CompletionRequest, request: Request) -> Response:
     """Fields that are not listed are ignored; null means the default."""
-    call = call_of(request, body.model, body.timeout_seconds)
+    call = await call_of(request, body.model, body.timeout_seconds)
     native = completions.native_request(body, call)
     with_usage = body.stream_options.include_usage or body.stream_options.continuous_usage_stats or not body.stream
 
@@ -58,22 +58,22 @@ async def post_completions(body: CompletionRequest, request: Request) -> Respons
 
 
 @lists.get("/v1/models", summary="What is served, as the OpenAI API lists it")
-async def get_models(registry: RegistryDep) -> ModelList:
-    first = registry.find(None)  # a client that takes the first model takes the default one
-    others = [model for model in registry.models.values() if model is not first]
-    return ModelList(data=[_card(model) for model in (first, *others)])
+async def get_models(registry: RegistryDep, key: KeyDep) -> ModelList:
+    models, first = registry.visible(key), registry.default_of(LANGUAGE_MODEL, key)
+    # A client that takes the first model takes the default one.
+    return ModelList(data=[_card(models[name]) for name in sorted(models, key=lambda name: name != first)])
 
 
 @lists.get("/v1/models/{name}", summary="One model, as the OpenAI API shows it", responses={404: RESPONSES[404]})
-async def get_model(name: str, registry: RegistryDep) -> ModelCard:
-    return _card(registry.find(name))
+async def get_model(name: str, registry: RegistryDep, key: KeyDep) -> ModelCard:
+    return _card(registry.entry(name, None, key))
 
 
 @tasks.post("/tokenize", response_model=TokenizeResponse, summary="Cut a text into tokens")
 async def post_tokenize(body: TokenizeRequest, request: Request) -> Response:
     """No start or end token is added. A text that was cut off at white space begins with the same tokens as the whole
     text."""
-    call = call_of(request, body.model)
+    call = await call_of(request, body.model)
     tokenizer = call.served.checkpoint.tokenizer
 
     def answer() -> str:
@@ -88,7 +88,7 @@ async def post_tokenize(body: TokenizeRequest, request: Request) -> Response:
 
 @tasks.post("/detokenize", response_model=DetokenizeResponse, summary="The text of tokens")
 async def post_detokenize(body: DetokenizeRequest, request: Request) -> Response:
-    call = call_of(request, body.model)
+    call = await call_of(request, body.model)
     at_most("tokens", len(body.tokens), call.settings.max_prompt_tokens, " tokens")
     tokenizer = call.served.checkpoint.tokenizer
 
@@ -104,10 +104,11 @@ async def post_detokenize(body: DetokenizeRequest, request: Request) -> Response
 async def get_tokenizer_info(
     registry: RegistryDep,
     settings: SettingsDep,
+    key: KeyDep,
     model: Annotated[str | None, Query(description="Name of a served model; when missing, the default model.")] = None,
 ) -> TokenizerInfo:
     """`<eos>` ends a text, starts a text, and pads; no other token does."""
-    tokenizer = registry.find(model).checkpoint.tokenizer
+    tokenizer = (await registry.find(model, key=key)).checkpoint.tokenizer
     return TokenizerInfo(
         tokenizer_class=f"carousel-{tokenizer.level}",
         vocab_size=len(tokenizer),
@@ -123,9 +124,9 @@ async def get_tokenizer_info(
     )
 
 
-def _card(model: ServedModel) -> ModelCard:
+def _card(model: Entry) -> ModelCard:
     try:
-        created = int(datetime.fromisoformat(str(model.checkpoint.about.get("created"))).timestamp())
+        created = int(datetime.fromisoformat(str(model.description.about.get("created"))).timestamp())
     except ValueError:  # the checkpoint does not say
         created = 0
     return ModelCard(id=model.name, created=created)

@@ -208,7 +208,7 @@ class Prompt:
 def plan(body: GenerateRequest, call: Call) -> Generation:
     """One sequence for each choice of each prompt."""
     tokenizer = call.served.checkpoint.tokenizer
-    state = given_state(body.state, call.served)
+    state = given_state(body.state, call)
     prompts = []
     for text in body.prompt:
         call.deadline.check()
@@ -279,10 +279,10 @@ async def answer(body: GenerateRequest, call: Call) -> GenerateResponse:
     generation = await call.beside(sum(map(len, body.prompt)), lambda: plan(body, call))
     await call.run(generation.sequences)
     sampled = sum(len(s.completion.token_ids) for s in generation.sequences[: generation.choices] if s.completion)
-    return await call.beside(_CHARACTERS_A_TOKEN * sampled, lambda: _whole_answer(body, generation))
+    return await call.beside(_CHARACTERS_A_TOKEN * sampled, lambda: _whole_answer(body, generation, call))
 
 
-def _whole_answer(body: GenerateRequest, generation: Generation) -> GenerateResponse:
+def _whole_answer(body: GenerateRequest, generation: Generation, call: Call) -> GenerateResponse:
     served, choices = generation.served, []
     for index, sequence in enumerate(generation.sequences[: generation.choices]):
         assert sequence.completion is not None
@@ -296,7 +296,7 @@ def _whole_answer(body: GenerateRequest, generation: Generation) -> GenerateResp
         if body.logprobs is not None:
             choice.tokens = _tokens(sequence, served)
         if body.return_state:
-            choice.state = _state(sequence, served)
+            choice.state = _state(sequence, call)
         choices.append(choice)
     return GenerateResponse(
         id=generation.id,
@@ -315,7 +315,7 @@ async def stream(body: GenerateRequest, call: Call) -> AsyncGenerator[list[BaseM
     generation = await call.beside(sum(map(len, body.prompt)), lambda: plan(body, call))
     async with aclosing(served.engine.stream(generation.sequences, call.deadline, call.owner)) as sampled:
         async for progress in sampled:
-            yield [_streamed(token, generation.sequences[token.index], body, served) for token in progress]
+            yield [_streamed(token, generation.sequences[token.index], body, call) for token in progress]
     end = StreamEnd(
         id=generation.id,
         model=served.name,
@@ -326,7 +326,7 @@ async def stream(body: GenerateRequest, call: Call) -> AsyncGenerator[list[BaseM
     yield [end]
 
 
-def _streamed(progress: Progress, sequence: Sequence, body: GenerateRequest, served: ServedModel) -> StreamedText:
+def _streamed(progress: Progress, sequence: Sequence, body: GenerateRequest, call: Call) -> StreamedText:
     """A sampled token of a stream; the last token of a choice says how the choice ended."""
     assert sequence.completion is not None
     event = StreamedText(
@@ -336,17 +336,17 @@ def _streamed(progress: Progress, sequence: Sequence, body: GenerateRequest, ser
         finish_reason=sequence.completion.finish_reason if progress.finished else None,
     )
     if progress.finished and body.return_state:
-        event.state = _state(sequence, served)
+        event.state = _state(sequence, call)
     if progress.score is not None:
         spelled = sequence.completion.spelled(len(sequence.completion.token_ids) - 1)
-        event.tokens = [_token(progress.score, served, event.finish_reason == "eos", spelled)]
+        event.tokens = [_token(progress.score, call.served, event.finish_reason == "eos", spelled)]
     return event
 
 
-def _state(sequence: Sequence, served: ServedModel) -> str:
+def _state(sequence: Sequence, call: Call) -> str:
     assert sequence.completion is not None
     position, at_start = sequence.completion.position, sequence.completion.at_start
-    return returned_state(sequence.final_state, position, at_start, served)
+    return returned_state(sequence.final_state, position, at_start, call)
 
 
 def _tokens(sequence: Sequence, served: ServedModel) -> list[GeneratedToken]:

@@ -51,7 +51,7 @@ LIMITS = (Limit("text", "max_next_characters", " characters"), Limit("top", "max
 async def answer(body: NextRequest, call: Call) -> NextResponse:
     """Offer words after a text."""
     served = call.served
-    state = given_state(body.state, served)
+    state = given_state(body.state, call)
     tokenizer, at_start = served.checkpoint.tokenizer, state.at_start if state else True
     begun = await call.beside(len(body.text), lambda: split_begun(tokenizer, body.text, at_start))
     if tokenizer.rules.has_words and begun.completing and served.checkpoint.speller is not None:
@@ -72,13 +72,12 @@ async def answer(body: NextRequest, call: Call) -> NextResponse:
 
 async def _state_after(text: str, state: SavedState | None, call: Call) -> str:
     """The state after the whole text, the begun word included."""
-    served = call.served
     sequence = await call.beside(len(text), lambda: _consuming(text, state, call))
     sequence.keep_state = True
     await call.run([sequence])
     at_start = ends_in_space(text, before=state.at_start if state else True)
     position = (state.position if state else 0) + len(sequence.inputs)
-    return returned_state(sequence.final_state, position, at_start, served)
+    return returned_state(sequence.final_state, position, at_start, call)
 
 
 def _consuming(text: str, state: SavedState | None, call: Call) -> Sequence:

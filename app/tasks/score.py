@@ -159,7 +159,7 @@ async def answer(body: ScoreRequest, call: Call) -> ScoreResponse:
     served = call.served
     tokenizer = served.checkpoint.tokenizer
     characters = sum(map(len, body.text)) + len(body.context or "") * len(body.text)
-    state = given_state(body.state, served)
+    state = given_state(body.state, call)
     texts, sequences = await call.beside(characters, lambda: _planned(body, state, call))
     reported = sum(len(text.encoding.ids) + 1 for text in texts) if body.tokens or body.top else 0
     check_reported(reported, body.top, call.settings)
@@ -172,7 +172,7 @@ async def answer(body: ScoreRequest, call: Call) -> ScoreResponse:
             position = (state.position if state else int(body.bos)) + text.skipped + len(text.encoding.ids)
             whole = (body.context or "") + text.text
             at_start = ends_in_space(whole, before=state.at_start if state else True)
-            score.state = returned_state(text.sequence.final_state, position, at_start, served)
+            score.state = returned_state(text.sequence.final_state, position, at_start, call)
     totals = [score.total for score in scores]
     best = max(range(len(totals)), key=totals.__getitem__)
     shares = [math.exp(total - totals[best]) for total in totals]

@@ -1,25 +1,35 @@
 """States as requests bring them and answers return them."""
 
+import hashlib
+
 from app.errors import InvalidValueError
-from app.registry import ServedModel
+from app.tasks.task import Call
 from models.backends.base import Own
 from models.decoding.saved_state import SavedState, StateError
 
 
-def given_state(text: str | None, served: ServedModel) -> SavedState | None:
+def given_state(text: str | None, call: Call) -> SavedState | None:
     """The state that a request continues from. Raises `InvalidValueError`, saying which check failed."""
     if text is None:
         return None
-    checkpoint = served.checkpoint
+    checkpoint = call.served.checkpoint
     try:
-        return SavedState.decode(text, checkpoint.config.state_layout.size, checkpoint.fingerprint)
+        return SavedState.decode(text, checkpoint.config.state_layout.size, checkpoint.version, _secret(call))
     except StateError as error:
         invalid = InvalidValueError(f"state: {error}", "state")
         invalid.code = "invalid_state"
         raise invalid from None
 
 
-def returned_state(row: Own | None, position: int, at_start: bool, served: ServedModel) -> str:
+def returned_state(row: Own | None, position: int, at_start: bool, call: Call) -> str:
     """A state for the client to keep. row: (S,)."""
     assert row is not None
-    return SavedState(served.engine.host(row), position, at_start).encode(served.checkpoint.fingerprint)
+    return SavedState(call.served.engine.host(row), position, at_start).encode(call.served.version, _secret(call))
+
+
+def _secret(call: Call) -> bytes:
+    """What states are signed with: another for each owner, so that nobody goes on from another's state."""
+    key = call.settings.state_key
+    if key is None:
+        return b""
+    return hashlib.blake2b(call.owner.encode(), key=hashlib.sha256(key.get_secret_value().encode()).digest()).digest()

@@ -73,6 +73,15 @@ class Checkpoint:
     speller: Speller | None = None
     task: Task = DEFAULT_TASK
 
+    @property
+    def version(self) -> str:
+        """What tells this model from any other of its name: SHA-256 of what decides its answers, in hexadecimal."""
+        return version_of(self.digests)
+
+    def let_go(self) -> None:
+        """Forget the weights, once a backend has packed them: `weights` and `model` cannot be asked for any more."""
+        self.stored.clear()
+
     def weights(self) -> Mapping[str, Array]:
         """The weights by name, float32. Each is unpacked whenever it is asked for, so that nothing large is kept."""
         return self.stored
@@ -177,7 +186,6 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             raise
         except ValueError as error:
             raise CheckpointError(directory / SPELLER, str(error)) from None
-    card = directory / CARD
     return Checkpoint(
         name=directory.name,
         config=network,
@@ -185,7 +193,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         storage=storage,
         fingerprint=digests[WEIGHTS],
         about=about,
-        card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
+        card=_read_card(directory / CARD),
         digests=digests,
         stored=stored,
         speller=speller,
@@ -261,3 +269,51 @@ def _read_checked(path: Path, digest: str | None) -> bytes:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the configuration of a checkpoint says, its other files not read. version: see `Checkpoint.version`."""
+
+    task: Task
+    config: NetworkConfig
+    level: str
+    boundary: str
+    storage: NumberType
+    has_speller: bool
+    fingerprint: str
+    version: str
+    about: dict[str, Any]
+    card: str
+
+
+def describe(directory: Path) -> Description:
+    """What a checkpoint says of itself. Raises `CheckpointError`."""
+    path = directory / CONFIG
+    config = _read_config(path)
+    try:
+        tokenizer, digests = _field(config, "tokenizer", dict), _field(config, "sha256", dict)
+        return Description(
+            task=_choice(config, "task", Task, DEFAULT_TASK),
+            config=NetworkConfig.from_json(_field(config, "network", dict)),
+            level=_field(tokenizer, "level", str),
+            boundary=_field(tokenizer, "boundary", str),
+            storage=_choice(config, "storage", NumberType),
+            has_speller=bool(config.get("speller")),
+            fingerprint=_field(digests, WEIGHTS, str),
+            version=version_of(digests),
+            about=_field(config, "about", dict),
+            card=_read_card(directory / CARD),
+        )
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from None
+
+
+def version_of(digests: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of the digests of the files that decide a model's answers."""
+    named = {name: str(digests[name]) for name in (WEIGHTS, TOKENIZER, SPELLER) if name in digests}
+    return _sha256(json.dumps(named, sort_keys=True).encode())
+
+
+def _read_card(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

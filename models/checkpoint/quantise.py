@@ -56,6 +56,10 @@ class StoredWeights(Mapping[str, Array]):
             raise ValueError(f"tensor {name + _SCALE}: one scale per row of {name} is needed")
         return array.astype(np.float32) * widened(scale)[:, None]
 
+    def clear(self) -> None:
+        """Give the memory back; nothing can be asked for any more."""
+        self._stored, self._names = {}, []
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
