@@ -47,6 +47,8 @@ class NetworkConfig:
     """Inputs are one-hot vectors instead of learned ones; embedding_size is then the vocabulary's."""
     output_layers: tuple[int, ...] = ()
     """Widths of layers with tanh between the recurrent part and the output matrix."""
+    outputs: int | None = None
+    """How many numbers a network gives that does not predict tokens; None: one for each token of the vocabulary."""
 
     def __post_init__(self) -> None:
         if self.cell not in get_args(Cell):
@@ -56,8 +58,7 @@ class NetworkConfig:
         sizes = {"vocabulary_size": self.vocabulary_size, "embedding_size": self.embedding_size}
         sizes |= {f"hidden_sizes[{i}]": size for i, size in enumerate(self.hidden_sizes)}
         sizes |= {f"output_layers[{i}]": size for i, size in enumerate(self.output_layers)}
-        if self.projection_size is not None:
-            sizes["projection_size"] = self.projection_size
+        sizes |= {name: size for name in ("projection_size", "outputs") if (size := getattr(self, name)) is not None}
         for name, size in sizes.items():
             if type(size) is not int or not 0 < size <= MAX_SIZE:
                 raise ValueError(f"{name}: {size!r} is not a whole number from 1 to {MAX_SIZE}")
@@ -70,6 +71,8 @@ class NetworkConfig:
             raise ValueError(
                 f"one_hot: embedding_size has to be the vocabulary's {self.vocabulary_size}, at most {MAX_ONE_HOT}"
             )
+        if self.tied and self.outputs is not None:
+            raise ValueError("tied: the output matrix gives other numbers than one for each token")
         if self.tied and self.feature_size != self.embedding_size:
             raise ValueError(
                 f"tied: the output matrix needs {self.embedding_size} features (embedding_size) but gets "
@@ -82,6 +85,11 @@ class NetworkConfig:
     def feature_size(self) -> int:
         """P, the width of what meets the output matrix."""
         return self.output_layers[-1] if self.output_layers else self.projection_size or self.hidden_sizes[-1]
+
+    @property
+    def output_size(self) -> int:
+        """Rows of the output matrix."""
+        return self.outputs or self.vocabulary_size
 
     @property
     def state_layout(self) -> StateLayout:
@@ -107,8 +115,8 @@ class NetworkConfig:
         for depth, (inputs, outputs) in enumerate(pairwise(dense)):
             shapes |= {f"output_layers.{depth}.weight": (outputs, inputs), f"output_layers.{depth}.bias": (outputs,)}
         if not self.tied:
-            shapes["output.weight"] = (self.vocabulary_size, self.feature_size)
-        return shapes | {"output.bias": (self.vocabulary_size,)}
+            shapes["output.weight"] = (self.output_size, self.feature_size)
+        return shapes | {"output.bias": (self.output_size,)}
 
     @property
     def num_parameters(self) -> int:
@@ -116,7 +124,8 @@ class NetworkConfig:
         return sum(math.prod(shape) for shape in self.weight_shapes.values())
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"hidden_sizes": list(self.hidden_sizes), "output_layers": list(self.output_layers)}
+        values = asdict(self) | {"hidden_sizes": list(self.hidden_sizes), "output_layers": list(self.output_layers)}
+        return {name: value for name, value in values.items() if name != "outputs" or value is not None}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "NetworkConfig":

@@ -1,6 +1,7 @@
 """The part of a network that answers: the hidden vectors of an encoder in, what a task predicts out.
 
-A head for another task (classes of a text, tags of its words) is a class here. It takes (B, T, H) as this one does.
+A task that predicts something else than tokens (classes of a text, tags of its words) says so by `outputs` of the
+configuration; its own file does what comes before and after. A head of another kind is a class here.
 
 Axes: B sequences in the batch, T tokens in the window, V vocabulary, H hidden, P features that meet the output matrix.
 """
@@ -15,7 +16,7 @@ from models.encoder import OneHot
 
 
 class LanguageModelHead(nn.Module):
-    """Optional projection -> output layers with tanh, where the configuration has any -> logits of the vocabulary."""
+    """Optional projection -> output layers with tanh, where the configuration has any -> logits, one for each token or output."""
 
     def __init__(self, config: NetworkConfig, embedding: nn.Embedding | OneHot) -> None:
         """embedding: the encoder's, whose matrix is the output matrix where the configuration says `tied`."""
@@ -26,8 +27,8 @@ class LanguageModelHead(nn.Module):
         widths = (config.projection_size or config.hidden_sizes[-1], *config.output_layers)
         self.output_layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
         # A tied matrix takes no memory of its own, not even while the network is made.
-        self.output = nn.Linear(config.feature_size, config.vocabulary_size, device="meta" if config.tied else None)
-        self.output.bias = nn.Parameter(torch.zeros(config.vocabulary_size))
+        self.output = nn.Linear(config.feature_size, config.output_size, device="meta" if config.tied else None)
+        self.output.bias = nn.Parameter(torch.zeros(config.output_size))
         if config.tied:
             assert isinstance(embedding, nn.Embedding)
             self.output.weight = embedding.weight

@@ -116,7 +116,7 @@ class NativeNetwork(OnCPU):
     def logits(self, features: Array) -> Array:
         """(N, P) -> (N, V), float32."""
         features = np.ascontiguousarray(features)
-        logits = np.empty((len(features), self._config.vocabulary_size), np.float32)
+        logits = np.empty((len(features), self._config.output_size), np.float32)
         self._library.carousel_logits(self._network, len(features), pointer(features), pointer(logits))
         return logits
 
