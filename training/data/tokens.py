@@ -97,9 +97,13 @@ def tokenize(
 
 
 def load_tokenized(path: Path) -> TokenizedText:
-    """What `tokenize` has written to `path`; the ids stay in their file."""
+    """What `tokenize` has written to `path`; the ids stay in their file. Raises `ValueError`, `TypeError` or `KeyError`
+    on files that are not as it wrote them."""
     values = json.loads(path.with_suffix(COUNTS).read_text(encoding="utf-8"))
     kind, count = np.dtype(values["ids"]["type"]), values["ids"]["count"]
+    has, needed = path.with_suffix(SUFFIX).stat().st_size, kind.itemsize * count
+    if has != needed:
+        raise ValueError(f"{path.with_suffix(SUFFIX)} has {has} bytes, not {needed}")
     ids = np.memmap(path.with_suffix(SUFFIX), kind, "c", shape=(count,)) if count else np.zeros(0, kind)
     return TokenizedText(**values | {"ids": torch.from_numpy(ids)})
 
