@@ -20,6 +20,12 @@ from training.sealed import SUM, DamagedError, read_json, read_tensors, write_js
 EVERY_FILE = ("run.json", "tokenizer.json", "train.ids", "train.json", "valid.ids", TRAINER, BEFORE, BEST)
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that a command writes is not written into the repository."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def stopped(make_run: Callable[..., Run]) -> Run:
     """A run that was stopped at step 33 of 40: saved at 30 and 33, its best validation at step 20."""
@@ -44,16 +50,19 @@ def flip(path: Path, place: int) -> None:
 
 
 def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-3])
 
 
-def reopened(directory: Path) -> tuple[Run, list[str], "torch.Tensor"]:
-    """What `resume` does before its first step: the run, what was mended, and a weight."""
-    run = open_run(directory)
-    run.check_files()
-    trainer = make_trainer(run)
-    notes = trainer.load()
-    return run, notes, next(iter(trainer.task.network.parameters())).detach()
+def reopened(directory: Path) -> tuple[str, list[str], "torch.Tensor | None"]:
+    """What `resume` does before its first step: why it refuses, what was mended, and a weight."""
+    try:
+        run = open_run(directory)
+        run.check_files()
+        trainer = make_trainer(run)
+        notes = trainer.load()
+    except RunError as error:
+        return str(error), [], None
+    return "", notes, next(iter(trainer.task.network.parameters())).detach()
 
 
 def resumed(directory: Path) -> dict[str, torch.Tensor]:
@@ -79,18 +88,15 @@ def test_no_flipped_bit_is_resumed_in_silence(stopped: Run, name: str, tmp_path:
     for _ in range(25):
         shutil.copytree(stopped.directory, copy)
         flip(copy / name, chooser.randrange(8 * (copy / name).stat().st_size))
-        try:
-            run, notes, weight = reopened(copy)
-        except RunError as error:
-            assert str(copy / name) in str(error)
+        refused, notes, weight = reopened(copy)
+        if weight is None:
+            assert str(copy / name) in refused
+        elif name == TRAINER:
+            assert name in notes[0]
+            assert torch.equal(weight, saves[1])
         else:
-            if name == TRAINER:
-                assert name in notes[0]
-                assert torch.equal(weight, saves[1])
-            else:
-                assert name == BEFORE  # which is read when the last save is damaged alone
-                assert torch.equal(weight, saves[0])
-            assert run.config == stopped.config
+            assert name == BEFORE  # which is read when the last save is damaged alone
+            assert torch.equal(weight, saves[0])
         shutil.rmtree(copy)
 
 
