@@ -31,13 +31,19 @@ def training_alone(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def exporting_alone(directory: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Waits where another process exports the run, which takes minutes at most. on_wait: called before."""
+    """Waits where another process exports the run, which takes minutes at most. on_wait: called before.
+
+    Where nothing can be written, as in a run on a read-only file system, there is nothing to keep apart.
+    """
     lock = _lock(directory, "export")
     try:
         lock.acquire(blocking=False)
     except Timeout:
         on_wait()
         lock.acquire()
+    except OSError:
+        yield
+        return
     try:
         yield
     finally:

@@ -80,13 +80,18 @@ class Trainer:
         `TrainingError` where numbers are not finite any more, and `OSError` where a file cannot be written; both say
         what is saved and what to do.
         """
-        try:
+        with self._explaining():
             self._train(on_report)
             self.save()
+        return self.position
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             advice = f"{self._kept()}. When that is mended, continue with\n  {command_line('resume', self.directory)}"
             raise explained(error, self.directory, advice) from error
-        return self.position
 
     def _train(self, on_report: Callable[[Report], None]) -> None:
         started = time.monotonic() - self.position.seconds
@@ -221,8 +226,13 @@ class Trainer:
     def load(self) -> list[str]:
         """Continues from what `save` wrote, or from the start where it never did; drops later lines of the log.
 
-        Returns what was damaged and how that was mended. Raises `RunError` where it cannot be.
+        Returns what was damaged and how that was mended. Raises `RunError` where it cannot be, and `OSError` where a
+        file cannot be read or written.
         """
+        with self._explaining():
+            return self._load()
+
+    def _load(self) -> list[str]:
         saved = read_saved(self.directory)
         self._saved = saved.position if saved else None
         self.position = self._saved or Position()

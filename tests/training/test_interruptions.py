@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 import training.commands.train
@@ -107,6 +108,8 @@ def test_a_full_disk_is_a_message_and_the_run_goes_on(
     assert message.startswith(f"{run.directory}: No space left on device.")
     assert ("The run is saved as of step" if number > 3 else "Nothing was saved yet") in message
     assert f"training resume {run.directory}" in message
+    with failing(monkeypatch, 0, full), pytest.raises(OSError, match=r"No space left on device\. "):
+        make_trainer(run).load()
     assert ends_the_same(run, whole)
 
 
@@ -217,6 +220,26 @@ def test_trainings_in_different_directories_do_not_wait(tmp_path: Path) -> None:
         training_alone(tmp_path / "a"),
     ):
         pytest.fail("two in one directory")
+
+
+def test_a_run_that_cannot_be_written_to_is_exported_without_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with exporting_alone(tmp_path / "a", pytest.fail):
+        pass
+    with pytest.raises(OSError, match="Read-only"), training_alone(tmp_path / "a"):
+        pytest.fail("without a lock")
+
+
+def test_a_second_export_waits_for_the_first(tmp_path: Path) -> None:
+    first = exporting_alone(tmp_path / "a", pytest.fail)
+    first.__enter__()
+    with exporting_alone(tmp_path / "a", lambda: cast(None, first.__exit__(None, None, None))):
+        pass
 
 
 def interrupt(*_arguments: Any, **_options: Any) -> None:
