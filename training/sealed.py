@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -17,9 +18,6 @@ from models.files import write_atomically
 
 SUM = "sha256"
 """The key of the sum: in the object of a JSON file, in the metadata of a safetensors file."""
-
-_BLANK = "0" * 64
-"""What stands in the place of the sum of a safetensors file while the file is summed."""
 
 
 class DamagedError(ValueError):
@@ -61,9 +59,8 @@ def _sum(values: Mapping[str, Any]) -> str:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Tensors and metadata in a safetensors file that appears whole or not at all."""
     on_processor = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
-    content = save(on_processor, {**(metadata or {}), SUM: _BLANK})
-    # The header comes first, and nothing else in it looks like the blank.
-    write_atomically(path, content.replace(_BLANK.encode(), hashlib.sha256(content).hexdigest().encode(), 1))
+    known = dict(metadata or {})
+    write_atomically(path, save(on_processor, known | {SUM: _sum_of_tensors(on_processor, known)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -77,17 +74,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     metadata: dict[str, str] = header.get("__metadata__") or {}
     written = metadata.pop(SUM, None)
-    if written is not None and written != _sum_without(content, written.encode()):
+    if written is not None and written != _sum_of_tensors(tensors, metadata):
         raise DamagedError(path, WRONG_SUM)
     return tensors, metadata
 
 
-def _sum_without(content: bytes, written: bytes) -> str:
-    """The sum of a safetensors file with a blank in the place of the sum that is written in it."""
-    before, rest = content.index(written), memoryview(content)
-    digest = hashlib.sha256(rest[:before])
-    digest.update(_BLANK.encode())
-    digest.update(rest[before + len(written) :])
+def _sum_of_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Of all that reading gives back: names, types, shapes and numbers, in the order of the names."""
+    kinds = {name: [str(one.dtype), list(one.shape)] for name, one in tensors.items()}
+    digest = hashlib.sha256(json.dumps([kinds, dict(metadata)], sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(memoryview(tensors[name].flatten().view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 

@@ -210,7 +210,7 @@ class Trainer:
             return
         network, average = self.task.network, self._average.average
         tensors = {f"model.{name}": tensor for name, tensor in self._weights.items()}
-        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        if not all(math.isfinite(tensor.sum()) for tensor in tensors.values()):
             raise self._diverged(self.position.step, "the weights are not finite")
         optimizer = optimizer_tensors(self._optimizer, network)
         tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.items()}

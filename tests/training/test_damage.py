@@ -254,7 +254,7 @@ def test_what_an_export_made_is_not_taken_when_damaged(tmp_path: Path, make_run:
     assert export_run(run, tmp_path / "out") == about
 
 
-def test_a_sum_is_of_every_byte(tmp_path: Path) -> None:
+def test_a_sum_is_of_all_that_is_read(tmp_path: Path) -> None:
     path = tmp_path / "few.safetensors"
     write_tensors(path, {"w": torch.arange(3.0)}, {"position": "0"})
     whole = path.read_bytes()
