@@ -84,7 +84,7 @@ def _sum_of_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     kinds = {name: [str(one.dtype), list(one.shape)] for name, one in tensors.items()}
     digest = hashlib.sha256(json.dumps([kinds, dict(metadata)], sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(memoryview(tensors[name].flatten().view(torch.uint8).numpy()))
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
