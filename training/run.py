@@ -110,8 +110,8 @@ class Run:
     def _read_split(self, path: Path) -> TokenizedText:
         try:
             return load_tokenized(path)
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{path.with_suffix(COUNTS)}: is damaged ({error}). {self.remedy}") from None
+        except DamagedError as error:
+            raise RunError(f"{error}. {self.remedy}") from None
 
     @property
     def held_out(self) -> dict[str, TokenizedText]:

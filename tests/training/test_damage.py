@@ -229,6 +229,9 @@ def test_ids_outside_the_vocabulary_are_found_without_a_sum(stopped: Run) -> Non
     path.write_bytes(b"\xff" + path.read_bytes()[1:])
     with pytest.raises(RunError, match="ids outside the vocabulary"):
         open_run(stopped.directory).check_files()
+    path.write_bytes(path.read_bytes() + b"\1")
+    with pytest.raises(RunError, match=r"train.ids: is damaged: it has \d+ bytes, not"):
+        open_run(stopped.directory).check_files()
 
 
 def test_a_log_with_garbage_keeps_its_whole_lines(stopped: Run) -> None:
