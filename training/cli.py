@@ -7,7 +7,7 @@ import typer
 from models.checkpoint.format import CheckpointError
 from models.documents.text import CorpusError
 from training.commands import evaluate, studies, train
-from training.commands.common import errors, say
+from training.commands.common import errors, interruptible, say
 from training.plots import PlotError
 from training.recipe import RecipeError
 from training.run import RunError
@@ -38,7 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 """In the order of the help."""
 
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name)(interruptible()(_command))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error), 2)
     except ValueError as error:  # NetworkConfig's and TrainingConfig's, which name the field
         return _fail(str(error), 2)
-    except (TrainingError, PlotError, OSError, MemoryError) as error:
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except (TrainingError, PlotError, MemoryError) as error:
         return _fail(str(error) or type(error).__name__, 1)
     return 0
 

@@ -1,20 +1,19 @@
 """A language model's best weights as a checkpoint to serve: quantised, evaluated as stored, and described on a card."""
 
-import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
 
 from models.checkpoint.format import SPELLER, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint, update_about
 from models.config import NumberType
 from models.decoding.completion import GenerationParams
 from models.decoding.reference import generate
 from models.decoding.sampling import SamplingParams
-from models.files import write_atomically
 from models.network import LanguageModel, set_weights
 from models.text.tokenizer import Tokenizer
 from models.words.speller import Speller
@@ -22,9 +21,10 @@ from training.card import render_card
 from training.data.tokens import TokenizedText
 from training.evaluate import Reset, evaluate_documents, spelled
 from training.figures import Totals, current
-from training.persistence import BEST, Position, read_position
+from training.persistence import BEST, Position, read_best, read_position
 from training.progress import Progress, no_progress
-from training.run import SPLITS, START_SPELLER, Run, RunError, load_speller, save_speller
+from training.run import SPLITS, START_SPELLER, Run, RunError, command_line, load_speller, save_speller
+from training.sealed import DamagedError, read_json, write_json
 from training.speller import adapted_speller, can_learn_spelling, train_speller
 from training.studies.ngram import MAX_ORDER, KneserNey
 
@@ -37,15 +37,22 @@ NGRAM_TOKENS = 16_000_000
 
 
 def best_model(run: Run) -> LanguageModel:
-    """The network with the weights of the best validation. Raises `RunError` before the first one."""
-    path = run.directory / BEST
-    if not path.is_file():
+    """The network with the weights of the best validation. Raises `RunError` before the first one, and where they are
+    damaged."""
+    path, resume = run.directory / BEST, command_line("resume", run.directory)
+    try:
+        weights = read_best(run.directory)
+    except FileNotFoundError:
+        if read_position(run.directory).best_step is not None:
+            raise RunError(f"{path}: is missing. What can be done says  {resume}") from None
         raise RunError(
             f"{run.directory}: nothing to export before the first validation "
-            f"(step {run.config.training.validate_every}); continue with  python -m training resume {run.directory}"
-        )
+            f"(step {run.config.training.validate_every}); continue with  {resume}"
+        ) from None
+    except DamagedError as error:
+        raise RunError(f"{error}. It is mended, or what can be done is said, by  {resume}") from None
     model = LanguageModel(run.config.network)
-    set_weights(model, load_file(path))
+    set_weights(model, weights)
     return model.eval().requires_grad_(False)
 
 
@@ -53,7 +60,8 @@ def run_speller(run: Run, progress: Progress = no_progress) -> Speller | None:
     """The speller of the words that the run's vocabulary left out. It is trained, or adapted from the checkpoint that
     the run began with, if it is not in the run directory yet; None where the words are too few to learn from."""
     path = run.directory / SPELLER
-    speller = load_speller(path)
+    with _removable():
+        speller = load_speller(path)
     if speller:
         return speller
     unknown, held_out = run.splits["train"].unknown, run.splits["validation"].unknown
@@ -73,7 +81,7 @@ def ngram_perplexities(run: Run, progress: Progress = no_progress) -> dict[str, 
     """The perplexity of an n-gram model (training/studies/ngram.py) by held-out split. It is computed if it is not in
     the run directory yet."""
     path = run.directory / NGRAM
-    if not path.is_file():
+    if not path.exists():
         with progress("counting n-grams", None):
             counted = run.splits["train"].ids[:NGRAM_TOKENS].numpy()
             model = KneserNey(counted, len(run.tokenizer), run.tokenizer.eos_id)
@@ -81,9 +89,19 @@ def ngram_perplexities(run: Run, progress: Progress = no_progress) -> dict[str, 
                 SPLITS[name]: float(np.exp(-model.logprobs(text.ids.numpy()).mean()))
                 for name, text in run.held_out.items()
             }
-        write_atomically(path, json.dumps(found).encode())
-    perplexities: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, found)
+    with _removable():
+        perplexities: dict[str, float] = read_json(path)
     return {name: perplexities[stem] for name, stem in SPLITS.items() if stem in perplexities}
+
+
+@contextmanager
+def _removable() -> Iterator[None]:
+    """A file that an export makes where it is not there yet: where it is damaged, `RunError` says to remove it."""
+    try:
+        yield
+    except DamagedError as error:
+        raise RunError(f"{error}. Remove it: the next export makes it anew") from None
 
 
 def export_run(

@@ -1,8 +1,9 @@
-"""What a run needs to be resumed bit for bit, in files that appear whole or not at all.
+"""What a run needs to be resumed bit for bit, in files that appear whole or not at all and hold sums of themselves.
 
-trainer.safetensors   weights, optimizer, average, carried state; its metadata holds the position
-best.safetensors      the weights with the best validation
-log.jsonl             a line for every tenth step and for every validation
+trainer.safetensors         weights, optimizer, average, carried state; its metadata holds the position
+trainer-before.safetensors  the same of the save before it, for when that one is damaged
+best.safetensors            the weights with the best validation
+log.jsonl                   a line for every tenth step and for every validation
 """
 
 import json
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.files import replacing, write_atomically
+from models.files import replacing
+from training.run import RunError, command_line
+from training.sealed import DamagedError, read_tensors, write_tensors
 
-TRAINER, BEST, LOG = "trainer.safetensors", "best.safetensors", "log.jsonl"
+TRAINER, BEFORE, BEST, LOG = "trainer.safetensors", "trainer-before.safetensors", "best.safetensors", "log.jsonl"
+DAMAGED = "trainer-damaged.safetensors"
+"""A last save that could not be read; the run went on from the one before it."""
 
 
 @dataclass(frozen=True)
@@ -96,26 +99,72 @@ def _name_in_report(key: str) -> str:
     return next((name for prefix, name in prefixes.items() if key.startswith(prefix)), key)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    write_atomically(path, save({name: one.detach().cpu().contiguous() for name, one in tensors.items()}, metadata))
+@dataclass(frozen=True)
+class Saved:
+    """A save, as it is read. damage: why it is the one before the last; None where it is the last."""
+
+    tensors: dict[str, Tensor]
+    position: Position
+    damage: str | None = None
 
 
-def load_trainer(directory: Path) -> dict[str, Tensor]:
-    """The tensors of the last save; none before the first."""
-    path = directory / TRAINER
-    if not path.exists():
-        return {}
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+def write_saved(directory: Path, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
+    """Writes a save, and keeps the last one as the one before. Whenever this is cut short, one of the two is whole."""
+    last, new = directory / TRAINER, directory / f".{TRAINER}.new"
+    write_tensors(new, tensors, {"position": json.dumps(position)})
+    if last.exists():
+        last.replace(directory / BEFORE)
+    new.replace(last)
+
+
+def read_saved(directory: Path) -> Saved | None:
+    """The last save, or the one before it where the last is damaged or was being replaced; None before the first.
+
+    Raises `RunError` where no save is whole.
+    """
+    damages: list[str] = []
+    for name in (TRAINER, BEFORE):
+        try:
+            return _read_save(directory / name, damages[0] if damages else None)
+        except FileNotFoundError:
+            continue
+        except DamagedError as error:
+            damages.append(str(error))
+    if not damages:
+        return None
+    raise RunError(
+        f"{'; '.join(damages)}. No whole save is left. Put back a copy of {TRAINER}; or remove {TRAINER}, {BEFORE} and "
+        f"{BEST}, and the run trains again from its first step, to the same bits:\n"
+        f"  {command_line('resume', directory)}"
+    )
+
+
+def _read_save(path: Path, damage: str | None) -> Saved:
+    tensors, metadata = read_tensors(path)
+    try:
+        return Saved(tensors, Position.from_json(json.loads(metadata["position"])), damage)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedError(path, f"is damaged: its position cannot be read ({error})") from None
 
 
 def read_position(directory: Path) -> Position:
-    """Where the run in `directory` stands, as of its last save; the start where there is none."""
-    path = directory / TRAINER
-    if not path.exists():
-        return Position()
-    with safe_open(path, framework="pt") as file:
-        return Position.from_json(json.loads(file.metadata()["position"]))
+    """Where the run in `directory` stands, as of its last whole save; the start where there is none."""
+    saved = read_saved(directory)
+    return saved.position if saved else Position()
+
+
+def set_damaged_aside(directory: Path) -> None:
+    """Keeps a damaged last save from taking the place of the whole one before it at the next save."""
+    (directory / TRAINER).replace(directory / DAMAGED)
+
+
+def write_best(directory: Path, weights: Mapping[str, Tensor]) -> None:
+    write_tensors(directory / BEST, weights)
+
+
+def read_best(directory: Path) -> dict[str, Tensor]:
+    """The weights of the best validation. Raises `FileNotFoundError` and `DamagedError`."""
+    return read_tensors(directory / BEST)[0]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
@@ -164,13 +213,13 @@ def truncate_log(directory: Path, step: int) -> None:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
     """None for a line that is not whole."""
     try:
-        values: dict[str, Any] = json.loads(line)
-    except json.JSONDecodeError:
+        values = json.loads(line)
+    except ValueError:
         return None
-    return values
+    return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None

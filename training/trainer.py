@@ -28,18 +28,23 @@ from training.early_stopping import after_validation
 from training.optimisation import OPTIMIZERS, rate_factor
 from training.persistence import (
     BEST,
-    TRAINER,
+    DAMAGED,
     Position,
     Report,
+    Saved,
     below,
-    load_trainer,
     open_log,
     optimizer_tensors,
-    read_position,
+    read_best,
+    read_saved,
     restore_optimizer,
-    save_tensors,
+    set_damaged_aside,
     truncate_log,
+    write_best,
+    write_saved,
 )
+from training.run import RunError, command_line, explained
+from training.sealed import DamagedError
 from training.tasks import Task
 
 
@@ -60,6 +65,8 @@ class Trainer:
         self._average = WeightAverage(config.averaging, config.average_decay, self._weights)
         self._state = task.first_state()
         self._stop_requested = False
+        self._saved: Position | None = None
+        """Of the last save."""
 
     @property
     def _weights(self) -> dict[str, Tensor]:
@@ -69,8 +76,24 @@ class Trainer:
     def run(self, on_report: Callable[[Report], None]) -> Position:
         """Trains until the schedule ends, validation stops improving, or Ctrl-C or SIGTERM asks to stop.
 
-        Always leaves a checkpoint to resume from. `position.stopped` is None when training was only interrupted.
+        Always leaves a save to resume from. `position.stopped` is None when training was only interrupted. Raises
+        `TrainingError` where numbers are not finite any more, and `OSError` where a file cannot be written; both say
+        what is saved and what to do.
         """
+        with self._explaining():
+            self._train(on_report)
+            self.save()
+        return self.position
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            advice = f"{self._kept()}. When that is mended, continue with\n  {command_line('resume', self.directory)}"
+            raise explained(error, self.directory, advice) from error
+
+    def _train(self, on_report: Callable[[Report], None]) -> None:
         started = time.monotonic() - self.position.seconds
         with _stop_on_signals(self), open_log(self.directory if self._group.is_first else None) as log:
             while self.position.stopped is None:
@@ -94,8 +117,6 @@ class Trainer:
                         self.position = replace(self.position, stopped="the schedule ended")
                 if step % self.config.checkpoint_every == 0 or self.position.stopped:
                     self.save()
-        self.save()
-        return self.position
 
     def _write(self, report: Report, log: TextIO | None) -> None:
         if log is not None:
@@ -118,11 +139,8 @@ class Trainer:
         self._state = loss.state  # the gradient stops at the window's edge
         self.task.make_batch(number + 1)  # while a GPU is at work: to look at a value is to wait for it
         value, gradient_norm = torch.stack((self._group.sum(loss.value.detach()) / self._group.size, norm)).tolist()
-        if not math.isfinite(gradient_norm):  # nothing has been saved since
-            raise TrainingError(
-                f"step {number}: the gradient is not finite (loss {value:.3f}): "
-                "start anew with a smaller learning_rate or clip_norm"
-            )
+        if not math.isfinite(gradient_norm + value):  # nothing has been saved since
+            raise self._diverged(number, f"the gradient is not finite (loss {value:.3f})")
         return Report(
             step=number + 1,
             tokens=(number + 1) * self.task.tokens_per_step,
@@ -149,7 +167,21 @@ class Trainer:
         with self._average.standing_in():
             value = self.task.validate()
         release_memory()
+        if not math.isfinite(value):
+            raise self._diverged(self.position.step, f"the validation is {value}")
         return value
+
+    def _diverged(self, step: int, what: str) -> TrainingError:
+        best = f"\nIts best weights can be exported:  {command_line('export', self.directory)}"
+        return TrainingError(
+            f"step {step}: {what}: start anew with a smaller learning_rate or clip_norm (resumed, the run comes to the "
+            f"same step again). {self._kept()}.{best if self.position.best_step else ''}"
+        )
+
+    def _kept(self) -> str:
+        if self._saved is None:
+            return "Nothing was saved yet"
+        return f"The run is saved as of step {self._saved.step}"
 
     def _judge(self, report: Report) -> None:
         """Saves the weights if the validation is the best so far, and begins the average if it is due."""
@@ -157,8 +189,7 @@ class Trainer:
         measure = self.task.measure
         self.position = after_validation(self.position, report.validation, measure, self.config.patience)
         if self.position.best_step == report.step and self._group.is_first:
-            with self._average.standing_in():
-                save_tensors(self._weights, self.directory / BEST)
+            self._write_best()
         if self._average.is_waiting:
             validations = (*self.position.validations, report.validation)
             self.position = replace(self.position, validations=validations)
@@ -168,10 +199,19 @@ class Trainer:
         """Stops after the step that is running."""
         self._stop_requested = True
 
+    def _write_best(self) -> None:
+        with self._average.standing_in():
+            write_best(self.directory, self._weights)
+
     def save(self) -> None:
-        """Writes all that resuming needs."""
+        """Writes all that resuming needs. Raises `TrainingError`, and keeps the last save, where a weight is not
+        finite."""
+        if self.position == self._saved:
+            return
         network, average = self.task.network, self._average.average
         tensors = {f"model.{name}": tensor for name, tensor in self._weights.items()}
+        if not all(math.isfinite(tensor.sum()) for tensor in tensors.values()):
+            raise self._diverged(self.position.step, "the weights are not finite")
         optimizer = optimizer_tensors(self._optimizer, network)
         tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.items()}
         if average is not None:
@@ -179,23 +219,59 @@ class Trainer:
             self.position = replace(self.position, averaged=average.count)
         tensors["state"] = self._group.gathered(self._state)
         if self._group.is_first:
-            position = json.dumps(self.position.to_json(self.task.measure.unit))
-            save_tensors(tensors, self.directory / TRAINER, {"position": position})
+            write_saved(self.directory, tensors, self.position.to_json(self.task.measure.unit))
+        self._saved = self.position
         self._group.wait()
 
-    def load(self) -> None:
-        """Continues from what `save` wrote, or from the start where it never did; drops later lines of the log."""
-        self.position = read_position(self.directory)
+    def load(self) -> list[str]:
+        """Continues from what `save` wrote, or from the start where it never did; drops later lines of the log.
+
+        Returns what was damaged and how that was mended. Raises `RunError` where it cannot be, and `OSError` where a
+        file cannot be read or written.
+        """
+        with self._explaining():
+            return self._load()
+
+    def _load(self) -> list[str]:
+        saved = read_saved(self.directory)
+        self._saved = saved.position if saved else None
+        self.position = self._saved or Position()
+        notes: list[str | None] = []
+        if saved:
+            self._restore(saved)
         if self._group.is_first:
+            notes.append(self._mended_best())
             truncate_log(self.directory, self.position.step)
-        tensors = load_trainer(self.directory)
-        if not tensors:
-            return
+        if saved and saved.damage and self._group.is_first:
+            set_damaged_aside(self.directory)
+            notes.append(f"{saved.damage}: going on from the save before it; the damaged one is now {DAMAGED}")
+        return [note for note in notes if note]
+
+    def _restore(self, saved: Saved) -> None:
+        tensors = saved.tensors
         set_weights(self.task.network, below("model.", tensors))
         restore_optimizer(self._optimizer, self.task.network, below("optimizer.", tensors))
         if average := below("average.", tensors):
-            self._average.restore(average, self.position.averaged)
+            self._average.restore(average, saved.position.averaged)
         self._state = self._group.rows(tensors["state"]).to(self._state.device)
+
+    def _mended_best(self) -> str | None:
+        """Writes the best weights anew where their file is lost and they are those of the save; says so."""
+        if self.position.best_step is None:
+            return None
+        try:
+            read_best(self.directory)
+        except (FileNotFoundError, DamagedError) as error:
+            reason = error.reason if isinstance(error, DamagedError) else "is missing"
+            if self.position.best_step != self.position.step:
+                raise RunError(
+                    f"{self.directory / BEST}: {reason}. It had the weights of the best validation (step "
+                    f"{self.position.best_step}). Put back a copy; or remove it and trainer*.safetensors, and the run "
+                    f"trains again from its first step, to the same bits:\n  {command_line('resume', self.directory)}"
+                ) from None
+            self._write_best()
+            return f"{self.directory / BEST}: {reason}: written anew from the last save, which has the same weights"
+        return None
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """Outputs that an interruption does not lose."""
 
 import json
+import shlex
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,14 +18,15 @@ from models.files import replacing
 class ResumableFile:
     """An output of lines that appears under its name once it is complete.
 
-    Until then the lines stand in `.NAME.partial` beside it, below a header that says how they are made: the same
-    command, repeated, continues after the last complete line.
+    Until then the lines stand in `.NAME.partial` beside it, each with a sum, below a header that says how they are
+    made: the same command, repeated, continues after the last complete line.
     """
 
     def __init__(self, path: Path, made_by: dict[str, Any], restart: bool = False) -> None:
         """made_by: the header. restart: drop the lines of an interrupted command.
 
-        Raises `InputError` when the partial file has another header, or another command is writing it.
+        Raises `InputError` when the partial file has another header or a damaged line, or another command is writing
+        it.
         """
         self.path = path
         self.partial = path.with_name(f".{path.name}.partial")
@@ -57,32 +61,52 @@ class ResumableFile:
         size = self._file.tell()
         for line in self._file:
             if line.endswith(b"\n"):
+                self._unsealed(line, self.kept + 2)
                 size += len(line)
                 self.kept += 1
         self._file.truncate(size)
 
     def write(self, lines: list[str]) -> None:
-        """Append lines; the operating system has them when this returns."""
-        self._file.write("".join(line + "\n" for line in lines).encode())
-        self._file.flush()
+        """Append lines; the operating system has them when this returns. Raises `OSError`, naming the file."""
+        with _naming(self.partial):
+            self._file.write(b"".join(_sealed(line.encode()) for line in lines))
+            self._file.flush()
 
     def lines(self) -> Iterator[str]:
-        """All lines so far."""
+        """All lines so far. Raises `InputError` at a damaged one."""
         with self.partial.open("rb") as file:
             file.readline()
-            for line in file:
-                yield line.decode()[:-1]
+            for number, line in enumerate(file, 2):
+                yield self._unsealed(line, number)
+
+    def _unsealed(self, line: bytes, number: int) -> str:
+        """A line as it was written. Earlier versions wrote JSON without a sum."""
+        text, separator, written = line[:-1].rpartition(b"\t")
+        try:
+            if separator and written == _sum(text):
+                return text.decode()
+            if not separator and json.loads(line):
+                return line.decode()[:-1]
+        except ValueError:
+            pass
+        name = shlex.quote(str(self.partial))
+        raise InputError(
+            f"{self.partial}: line {number} is damaged. Give --restart to begin anew; or keep the lines before it:  "
+            f"head -n {number - 1} {name} > {name}.kept && mv {name}.kept {name}  and repeat the command"
+        )
 
     def finish(self, change: Callable[[str], str]) -> None:
-        """Write every line, changed, into the output, and remove the partial file."""
-        with replacing(self.path) as file:
+        """Write every line, changed, into the output, and remove the partial file. Raises `OSError`, naming the file,
+        and `InputError` at a damaged line; both leave the partial file as it is."""
+        with _naming(self.path), replacing(self.path) as file:
             for line in self.lines():
                 file.write(change(line) + "\n")
         self._file.close()
         self.partial.unlink()
 
     def _close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a write that has failed already: a full disk
+            self._file.close()
         self._lock.release()
 
     def __enter__(self) -> "ResumableFile":
@@ -92,3 +116,20 @@ class ResumableFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the system's say which file they are about, which those of a full disk do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; repeat the command to go on", str(path)) from None
+
+
+def _sealed(line: bytes) -> bytes:
+    return line + b"\t" + _sum(line) + b"\n"
+
+
+def _sum(line: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(line)

@@ -16,6 +16,9 @@ from training.display import progress
 from training.distributed import Group, join_group
 from training.recipe import RecipeError
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 console = Console(width=None if sys.stdout.isatty() else 120)
 """Results. A file or a pipe gets tables of 120 columns."""
 errors = Console(stderr=True)
@@ -48,6 +51,16 @@ def use_machine(threads: int | None, device: str = "cpu") -> None:
         torch.set_num_threads(threads)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RecipeError(f"--device {device}: this torch sees no GPU; leave it out to train on the processor")
+
+
+@contextmanager
+def interruptible(advice: str = "") -> Iterator[None]:
+    """Ends the command with a message and status 130 where Ctrl-C comes. advice: what to do then."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"interrupted{advice and '; '}{advice}", errors)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

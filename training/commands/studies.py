@@ -39,7 +39,7 @@ from training.studies.comparison import average_checkpoints, diverged, suggest_r
 from training.studies.gradient_flow import KINDS, measure_flows
 from training.studies.statistics import measure
 from training.tables import print_comparison, print_flows, print_statistics
-from training.tasks.table import TASKS
+from training.tasks.table import task_of
 from training.trainer import TrainingError
 
 
@@ -175,4 +175,4 @@ def lr_range(
 
 def plot(run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/book.")]) -> None:
     """Draw the learning curve of a run, finished or not, into its directory."""
-    say(f"wrote {plot_run(run, TASKS[open_run(run).config.task].measure.label)}")
+    say(f"wrote {plot_run(run, task_of(open_run(run)).measure.label)}")

@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,20 +11,29 @@ import typer
 
 from models.checkpoint.format import check_replaceable, load_checkpoint
 from models.config import NumberType
-from training.commands.common import TensorBoard, Threads, console, errors, processes, say, show_progress, use_machine
+from training.commands.common import (
+    INTERRUPTED,
+    TensorBoard,
+    Threads,
+    console,
+    errors,
+    interruptible,
+    processes,
+    say,
+    show_progress,
+    use_machine,
+)
 from training.commands.options import absolute, tables, with_fields
 from training.display import TrainingDisplay, clock, curves
 from training.distributed import Group
+from training.locks import exporting_alone, training_alone
 from training.persistence import Report
 from training.plots import PlotError, plot_run
 from training.prepare import make_trainer, prepare_run
 from training.recipe import Recipe, RecipeError, override, read_recipe
-from training.run import Run, check_writable, open_run
+from training.run import Run, check_writable, command_line, explained, open_run
 from training.tables import print_figures, print_plan
-from training.tasks.table import TASKS
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+from training.tasks.table import TASKS, task_of
 
 RunArgument = Annotated[Path, typer.Argument(help="The run directory, e.g. runs/book.")]
 Out = Annotated[Path | None, typer.Option(help="The checkpoint to write; that of `train` by default.")]
@@ -66,11 +77,14 @@ def train(
     use_machine(threads, device)
     check_replaceable(out)
     check_writable([out.parent, directory.parent])
-    with processes(device) as group:
+    with processes(device) as group, training_alone(directory) if group.is_first else nullcontext():
         if group.is_first:
             command = "python -m training " + shlex.join(sys.argv[1:])
             start = load_checkpoint(start_from) if start_from else None
-            prepared = prepare_run(directory, wanted, data or Path(), command, out, force, device, start, show_progress)
+            with interruptible("the run was not made: repeat the command"):
+                prepared = prepare_run(
+                    directory, wanted, data or Path(), command, out, force, device, start, show_progress
+                )
             print_plan(console, prepared)
         group.wait()
         _train_and_export(open_run(directory), out, group, resumed=False, tensorboard=tensorboard)
@@ -90,7 +104,8 @@ def resume(
     use_machine(threads, device)
     check_replaceable(out)
     check_writable([out.parent, run])
-    with processes(device) as group:
+    with processes(device) as group, training_alone(run) if group.is_first else nullcontext():
+        opened.check_files()
         _train_and_export(opened, out, group, resumed=True, tensorboard=tensorboard)
 
 
@@ -112,6 +127,7 @@ def export(
     use_machine(threads)
     check_replaceable(out)
     check_writable([out.parent])
+    opened.check_files()
     _export(opened, out, storage, command)
 
 
@@ -122,7 +138,8 @@ def _out_of(run: Run) -> Path:
 def _train_and_export(run: Run, out: Path, group: Group, resumed: bool, tensorboard: bool) -> None:
     trainer = make_trainer(run, group)
     if resumed:
-        trainer.load()
+        for note in trainer.load():
+            say(note, errors)
         say(f"continuing {run.directory} after step {trainer.position.step}")
     task = trainer.task
     with (
@@ -134,17 +151,18 @@ def _train_and_export(run: Run, out: Path, group: Group, resumed: bool, tensorbo
             display.report(report)
             write_curves(report)
 
-        position = trainer.run(report)
+        with interruptible(f"the last save is kept. Continue with\n  {command_line('resume', run.directory)}"):
+            position = trainer.run(report)
     if not group.is_first:
         return
     try:
         plot_run(run.directory, task.measure.label)
-    except PlotError as error:  # a picture is not worth losing the export for
+    except (PlotError, OSError) as error:  # a picture is not worth losing the export for
         say(f"no learning curve: {error}", errors)
     if position.stopped is None:
         say(
             f"interrupted after step {position.step}; everything is saved. Continue with\n"
-            f"  python -m training resume {shlex.quote(str(run.directory))}",
+            f"  {command_line('resume', run.directory)}",
             errors,
         )
         raise typer.Exit(INTERRUPTED)
@@ -153,8 +171,16 @@ def _train_and_export(run: Run, out: Path, group: Group, resumed: bool, tensorbo
 
 
 def _export(run: Run, out: Path, storage: NumberType | None, command: str | None) -> None:
-    task = TASKS[run.config.task]
-    about = task.export(run, out, storage, command, show_progress)
+    task, again = task_of(run), command_line("export", run.directory)
+    with (
+        interruptible(f"the run is whole. Export it with\n  {again}"),
+        exporting_alone(run.directory, lambda: say(f"waiting for another export of {run.directory}", errors)),
+    ):
+        try:
+            about = task.export(run, out, storage, command, show_progress)
+        except OSError as error:
+            place = f"{out} or {tempfile.gettempdir()}"
+            raise explained(error, place, f"The run is whole: mend that, then  {again}") from error
     print_figures(console, about["figures"], task.figures)
     console.print(f"wrote {out} ({about['weights_bytes'] / 1e6:.2f} MB of weights, {about['storage']})", soft_wrap=True)
     say("serve it:  make serve")

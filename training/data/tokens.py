@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,7 @@ from models.documents.text import Document, pieces
 from models.text.tokenizer import Tokenizer
 from models.text.words import words_in
 from training.progress import Advance, ignore
+from training.sealed import DamagedError
 
 MOST_UNKNOWN = 500_000
 """Different unknown words of a text that are remembered."""
@@ -97,11 +98,19 @@ def tokenize(
 
 
 def load_tokenized(path: Path) -> TokenizedText:
-    """What `tokenize` has written to `path`; the ids stay in their file."""
-    values = json.loads(path.with_suffix(COUNTS).read_text(encoding="utf-8"))
-    kind, count = np.dtype(values["ids"]["type"]), values["ids"]["count"]
-    ids = np.memmap(path.with_suffix(SUFFIX), kind, "c", shape=(count,)) if count else np.zeros(0, kind)
-    return TokenizedText(**values | {"ids": torch.from_numpy(ids)})
+    """What `tokenize` has written to `path`; the ids stay in their file. Raises `DamagedError`."""
+    counts, tokens = path.with_suffix(COUNTS), path.with_suffix(SUFFIX)
+    try:
+        values = json.loads(counts.read_text(encoding="utf-8"))
+        kind, count = np.dtype(values["ids"]["type"]), int(values["ids"]["count"])
+        text = TokenizedText(**values | {"ids": torch.zeros(0)})
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedError(counts, f"is damaged ({error})") from None
+    has, needed = tokens.stat().st_size, kind.itemsize * count
+    if has != needed:
+        raise DamagedError(tokens, f"is damaged: it has {has} bytes, not {needed}")
+    ids = np.memmap(tokens, kind, "c", shape=(count,)) if count else np.zeros(0, kind)
+    return replace(text, ids=torch.from_numpy(ids))
 
 
 def positions_of(token_id: int, ids: Tensor, block: int = 1 << 26) -> Tensor:

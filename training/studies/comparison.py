@@ -13,7 +13,7 @@ from models.network import LanguageModel, set_weights
 from training.persistence import Report, read_log, read_position
 from training.run import open_run
 from training.tasks import Measure
-from training.tasks.table import TASKS
+from training.tasks.table import task_of
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class RunSummary:
 
 def summarise(directory: Path) -> RunSummary:
     """A run, finished or not. Raises `RunError` where there is none."""
-    config = open_run(directory).config
-    measure = TASKS[config.task].measure
+    run = open_run(directory)
+    config, measure = run.config, task_of(run).measure
     validations = [(r.step, r.seconds / 60, r.validation) for r in read_log(directory) if r.validation is not None]
     best = min(validations, key=lambda row: measure.cost(row[2]), default=None)
     position = read_position(directory)

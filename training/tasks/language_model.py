@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.checkpoint.format import Checkpoint
@@ -27,6 +26,7 @@ from training.loss import WindowLoss
 from training.progress import Progress
 from training.recipe import Recipe
 from training.run import START, START_SPELLER, Run, save_speller
+from training.sealed import read_tensors, write_tensors
 from training.tasks import Loss, Measure, Prepared, Task
 
 VALIDATION_TOKENS = 1 << 17
@@ -99,14 +99,14 @@ class LanguageModelTask(Task):
         if start:
             model = new_network(network, training, train_ids)
             carry_over(model, tokenizer, start)
-            save_file({name: weight.detach() for name, weight in model.named_parameters()}, directory / START)
+            write_tensors(directory / START, dict(model.named_parameters()))
             if start.speller and tokenizer is start.tokenizer:
                 save_speller(start.speller, directory / START_SPELLER)
         return Prepared(corpus, network, training, files)
 
     @classmethod
     def open(cls, run: Run, group: Group) -> Self:
-        start = load_file(run.directory / START) if (run.directory / START).is_file() else None
+        start = read_tensors(run.directory / START)[0] if (run.directory / START).is_file() else None
         train, validation = run.splits["train"].ids, run.splits["validation"].ids
         config, tokenizer = run.config, run.tokenizer
         return cls(config.network, config.training, train, validation, tokenizer.eos_id, group, start, tokenizer)
