@@ -1,15 +1,17 @@
 """The engine against the obvious loop, and what happens when something goes wrong on the way."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from app.deadline import Deadline
-from app.engine.engine import Engine
+from app.engine.engine import Engine, Pace
 from app.engine.runner import Runner
 from app.engine.sequence import Sequence
 from app.errors import DeadlineError, InternalError, OverloadedError, UnavailableError
@@ -187,3 +189,120 @@ def test_an_exception_in_the_network_fails_its_requests_and_not_the_engine(
             assert await text_of(engine, sequence_for(tiny_word, "", GenerationParams(max_tokens=5, seed=1)))
 
     run(main())
+
+
+def test_a_request_that_cannot_be_prepared_fails_alone(tiny_word: Tiny) -> None:
+    """Whatever is wrong with it: here an id outside the vocabulary, and a number that no kernel takes."""
+    good = GenerationParams(max_tokens=30, seed=1, ignore_eos=True)
+    huge = replace(good, sampling=SamplingParams(top_k=1 << 40))
+
+    async def main() -> None:
+        async with running(tiny_word[0]) as engine:
+            alone = await text_of(engine, sequence_for(tiny_word, "The cat", good))
+            outside = sequence_for(tiny_word, "The cat", good)
+            outside.inputs[1] = 1 << 20
+            sequences = [outside, sequence_for(tiny_word, "The cat", huge)]
+            asked = [engine.run([sequence], Deadline.after(60)) for sequence in sequences]
+            *failed, text = await asyncio.gather(
+                *asked, text_of(engine, sequence_for(tiny_word, "The cat", good)), return_exceptions=True
+            )
+            assert [type(error) for error in failed] == [InternalError, InternalError]
+            assert text == alone
+            await until(lambda: load(engine, "requests_in_flight") == 0)
+
+    run(main())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_when_the_thread_dies_everyone_is_told_at_once(tiny_word: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    async def main() -> None:
+        async with running(tiny_word[0]) as engine:
+            assert engine.fault is None
+            monkeypatch.setattr(engine._runner, "decode", die)
+            asked = [engine.run([sequence_for(tiny_word, "", ENDLESS)], Deadline.after(60)) for _ in range(3)]
+            errors = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+            assert {type(error) for error in errors} <= {InternalError, UnavailableError}
+            assert engine.fault is not None
+            with pytest.raises(UnavailableError):
+                await engine.run([sequence_for(tiny_word, "", ENDLESS)], Deadline.after(60))
+
+    run(main())
+
+
+def test_a_deadline_holds_while_the_engine_hangs(tiny_word: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr("app.engine.engine.LATE_SECONDS", 0.0)
+    monkeypatch.setattr("app.engine.engine.STALL_SECONDS", 0.0)
+
+    def hang(*_: object) -> None:
+        over.wait(60)
+        raise RuntimeError
+
+    async def main() -> None:
+        async with running(tiny_word[0]) as engine:
+            monkeypatch.setattr(engine._runner, "decode", hang)
+            try:
+                with pytest.raises(DeadlineError):
+                    await engine.run([sequence_for(tiny_word, "", ENDLESS)], Deadline.after(0.05))
+                assert engine.fault is not None
+            finally:
+                over.set()
+
+    run(main())
+
+
+def test_taking_turns_changes_no_bit(tiny_word: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are put aside at every opportunity: while prompts are read, while tokens are sampled, before the end."""
+    monkeypatch.setattr("app.engine.scheduler.TURN_SECONDS", -1.0)
+    jobs = [
+        (
+            "The cat ate fish. " * (10 * (i % 3)),
+            GenerationParams(
+                max_tokens=20 + i,
+                seed=i,
+                ignore_eos=True,
+                sampling=SamplingParams(frequency_penalty=0.5 if i % 4 == 0 else 0.0),
+            ),
+        )
+        for i in range(24)
+    ]
+
+    async def main() -> None:
+        async with running(tiny_word[0], max_rows=4) as engine:
+            texts = await asyncio.gather(*(text_of(engine, sequence_for(tiny_word, *job)) for job in jobs))
+            first = sequence_for(tiny_word, "The cat", GenerationParams(max_tokens=5, seed=1))
+            first.keep_state = True
+            await engine.run([first], Deadline.after(60))
+        assert texts == [generate(*tiny_word, *job)[0] for job in jobs]
+
+    run(main())
+
+
+def test_a_short_request_is_not_starved_by_long_ones(tiny_word: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.engine.scheduler.TURN_SECONDS", 0.02)
+
+    async def main() -> None:
+        async with running(tiny_word[0], max_rows=4) as engine:
+            streams = [engine.stream([sequence_for(tiny_word, "", ENDLESS)], Deadline.after(60)) for _ in range(8)]
+            for stream in streams[:4]:
+                await anext(stream)
+            short = sequence_for(tiny_word, "The cat", GenerationParams(max_tokens=5, seed=1))
+            await asyncio.wait_for(engine.run([short], Deadline.after(60)), 30)
+            for stream in streams:
+                await stream.aclose()
+
+    run(main())
+
+
+def test_those_who_are_refused_are_told_when_to_come_again() -> None:
+    pace = Pace()
+    assert pace.seconds_for(100) == 1
+    for _ in range(64):
+        pace.note()
+    assert pace.seconds_for(64) == 1
+    pace._ended[0] -= 64.0  # about one a second
+    assert 10 <= pace.seconds_for(64) <= 17
+    assert pace.seconds_for(10_000) == 60

@@ -162,3 +162,39 @@ def test_adding_a_speller_leaves_the_model_as_it_was(folder: Path) -> None:
     assert before.about == after.about
     config = json.loads((folder / "spelling" / CONFIG).read_text())
     assert set(config["sha256"]) == {"model.safetensors", "tokenizer.json", SPELLER}
+
+
+def test_a_word_that_is_too_long_to_be_spelled_is_refused_before_any_work(client: httpx.Client) -> None:
+    for route, body in (
+        ("/score", {"text": ["The cat", "The " + "y" * 5000]}),
+        ("/rescore", {"hypotheses": [{"text": "y" * 5000, "score": 0}]}),
+        ("/next", {"text": "The " + "y" * 5000}),
+    ):
+        answer = client.post(route, json=body)
+        assert answer.status_code == 422, answer.text
+        assert "4096" in answer.json()["error"]["message"]
+    assert client.post("/score", json={"text": "The " + "y" * 4000}).status_code == 200
+
+
+@pytest.mark.parametrize("text", ["a" * 220, "7" * 700, "é" * 400])
+def test_a_very_improbable_word_has_a_log_probability(client: httpx.Client, text: str) -> None:
+    found = client.post("/next", json={"text": text}).json()
+    for word in found["words"]:
+        assert word["prob"] == pytest.approx(math.exp(word["logprob"]))
+    assert score(client, text)["scores"][0]["logprob_open"] < -200
+
+
+def test_long_words_are_spelled_in_pieces_with_the_same_bits(speller: Speller, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [" " + "zebra" * n for n in (1, 7, 40, 400)]
+    whole = speller.logprobs(words)
+    monkeypatch.setattr("models.words.speller.STRETCH", 64)
+    speller._known.clear()
+    assert speller.logprobs(words) == pytest.approx(whole, rel=1e-12)
+    assert speller.completions(words[2], 3) == speller.completions(words[2], 3)
+
+
+def test_the_time_of_one_owner_tells_nothing_of_another(speller: Speller) -> None:
+    """What is kept is kept by owner."""
+    speller.logprobs([" quagga"], owner="ann")
+    assert ("ann", " quagga") in speller._known
+    assert ("ben", " quagga") not in speller._known
