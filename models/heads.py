@@ -16,7 +16,7 @@ from models.encoder import OneHot
 
 
 class LanguageModelHead(nn.Module):
-    """Optional projection -> output layers with tanh, where the configuration has any -> logits, one for each output."""
+    """Optional projection -> output layers with tanh, where the configuration has any -> logits, one an output."""
 
     def __init__(self, config: NetworkConfig, embedding: nn.Embedding | OneHot) -> None:
         """embedding: the encoder's, whose matrix is the output matrix where the configuration says `tied`."""

@@ -79,7 +79,7 @@ def test_a_key_has_no_more_requests_under_way_than_it_may(
     ) as client:
         with client.stream("POST", "/generate", json=endless, headers=one) as stream:
             lines = stream.iter_lines()  # it is closed with the last reference to it
-                assert next(lines).startswith("data: ")
+            assert next(lines).startswith("data: ")
             refused = client.post("/score", json={"text": "The"}, headers=one)
             assert refused.status_code == 429
             assert int(refused.headers["retry-after"]) >= 1
