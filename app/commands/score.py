@@ -23,6 +23,7 @@ from app.commands.shared import (
     progress_bar,
     run_with_model,
 )
+from app.errors import InvalidValueError
 from app.files.buckets import Quantiles, bucket_of, nats_per_token, parse_thresholds
 from app.files.lines import InputError, count_lines, to_json
 from app.files.pipeline import in_order
@@ -68,11 +69,17 @@ def score(
     limits = _limits(thresholds)
 
     async def work(call: Call) -> None:
-        async def scored(batch: list[Item]) -> list[Score]:
+        async def scored(batch: list[Item]) -> list[Score | str]:
+            """The score of each text, or what is wrong with it."""
             texts = [item.text for item in batch]
             body = make_body(ScoreRequest, text=texts, model=model, **fields)
             scoring.TASK.check(body, call)
-            return (await scoring.answer(body, call)).scores
+            try:
+                return [*(await scoring.answer(body, call)).scores]
+            except InvalidValueError as error:
+                if len(batch) == 1:
+                    return [error.message.partition(": ")[2]]
+                return [found for item in batch for found in await scored([item])]
 
         with ExitStack() as stack:
             if text:
@@ -97,7 +104,9 @@ def score(
                 async with aclosing(in_order(batches, scored)) as results:
                     async for batch, scores in results:
                         for item, found in zip(batch, scores, strict=True):
-                            if table:
+                            if table and isinstance(found, str):
+                                rows.add_row("-", "-", "-", "-", Text(f"{item.text[:40]}… {found}"))
+                            elif table and isinstance(found, Score):
                                 figures = (_figure(found.perplexity), _figure(found.bits_per_character), str(found.oov))
                                 rows.add_row(f"{found.logprob:.3f}", *figures, Text(found.text))
                             else:
@@ -137,7 +146,10 @@ def _after(batches: Iterator[list[Item]], lines: Iterator[str]) -> Iterator[list
         raise InputError("the input has fewer texts than were scored before; --restart begins anew")
 
 
-def _line(item: Item, found: Score, limits: tuple[float, float] | None) -> str:
+def _line(item: Item, found: Score | str, limits: tuple[float, float] | None) -> str:
+    """The record of a text. One that cannot be scored says so under `error`, and the others are scored all the same."""
+    if isinstance(found, str):
+        return to_json(item.record | {"text": item.text, "error": found})
     values = item.record | found.model_dump(exclude_unset=True)
     values["oov_rate"] = found.oov / found.tokens if found.tokens else None
     if limits:

@@ -31,12 +31,14 @@ class Quantiles:
 
 
 def nats_per_token(score: dict[str, Any]) -> float | None:
-    """score: the fields of a `Score`. None for a text without predicted tokens.
+    """score: the fields of a `Score`. None for a text without predicted tokens, or one that could not be scored.
 
     It is taken from the open-vocabulary total, so that a text of unknown words is not taken for a probable text.
     """
-    total = best_total(score["logprob"], score.get("logprob_open"))
-    return -total / score["tokens"] if score["tokens"] else None
+    if not score.get("tokens"):
+        return None
+    total: float = best_total(score["logprob"], score.get("logprob_open"))
+    return -total / int(score["tokens"])
 
 
 def bucket_of(score: dict[str, Any], low: float, high: float) -> Bucket | None:

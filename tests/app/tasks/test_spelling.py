@@ -15,6 +15,7 @@ from models.network import LanguageModel
 from models.text.tokenizer import Tokenizer
 from models.words.lexicon import Lexicon
 from models.words.speller import VOCABULARY_SIZE, Speller
+from tests.app.commands.running import run
 from tests.app.conftest import serving
 from tests.tiny import parts, tiny_model
 
@@ -198,3 +199,19 @@ def test_the_time_of_one_owner_tells_nothing_of_another(speller: Speller) -> Non
     speller.logprobs([" quagga"], owner="ann")
     assert ("ann", " quagga") in speller._known
     assert ("ben", " quagga") not in speller._known
+
+
+def test_in_a_file_a_text_that_cannot_be_scored_is_marked_and_the_others_are_scored(
+    folder: Path, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    texts = ["The cat", "The " + "y" * 5000, "The zebra sat"]
+    source.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)))
+    command = run("score", str(source), "-o", str(out), "--model", "spelling", checkpoints=folder)
+    assert command.returncode == 0, command.stderr
+    first, wrong, last = map(json.loads, out.read_text().splitlines())
+    assert [first["id"], wrong["id"], last["id"]] == [0, 1, 2]
+    assert "4096" in wrong["error"]
+    assert wrong["bucket"] is None
+    assert "logprob_open" in first
+    assert "logprob_open" in last
