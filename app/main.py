@@ -12,7 +12,7 @@ from app.http.errors import install_error_handlers
 from app.keys import load_keys
 from app.metrics import Metrics
 from app.openai import routes as openai
-from app.registry import Registry
+from app.registry import LANGUAGE_MODEL, Registry
 from app.reload import Reloader
 from app.settings import Settings
 from app.tasks import next as next_words
@@ -31,8 +31,11 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         registry.start()
         try:
-            first = Call(await registry.find(None), settings, Deadline.after(settings.timeout_seconds))
-            await next_words.answer(next_words.NextRequest(text=""), first)
+            served = await registry.find(registry.default, registry.entries[registry.default].task)
+            await served.try_out()
+            if served.task == LANGUAGE_MODEL:
+                first = Call(served, settings, Deadline.after(settings.timeout_seconds))
+                await next_words.answer(next_words.NextRequest(text=""), first)
             settle_process()
             app.state.ready = True
             yield

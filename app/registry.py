@@ -162,7 +162,10 @@ class Registry:
     def build(self, path: Path) -> ServedModel:
         """A model of a checkpoint, its engine not started. Raises `CheckpointError`."""
         checkpoint = load_checkpoint(path)
-        served = make_served(checkpoint, self._device, self._settings, self._metrics)
+        try:
+            served = make_served(checkpoint, self._device, self._settings, self._metrics)
+        except StartupError as error:  # of this network alone: others have the number type that is wanted
+            raise CheckpointError(path, str(error)) from None
         checkpoint.let_go()
         logger.info(
             "loaded %s: %d parameters, %s", checkpoint.name, checkpoint.config.num_parameters, served.engine.backend

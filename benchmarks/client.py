@@ -19,8 +19,11 @@ OnPiece = Callable[[bytes, float], None]
 
 @dataclass(frozen=True)
 class Answer:
+    """retry_after: seconds, of the header of that name; 1 without it."""
+
     status: int
     body: bytes
+    retry_after: int = 1
 
 
 class Connection(asyncio.Protocol):
@@ -33,6 +36,7 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._on_piece: OnPiece | None = None
         self._arrived = 0.0
+        self._retry_after = 1
         self._answer: asyncio.Future[Answer] | None = None
 
     async def post(self, path: str, body: bytes, on_piece: OnPiece | None = None) -> Answer:
@@ -74,6 +78,13 @@ class Connection(asyncio.Protocol):
 
     # What the parser calls.
 
+    def on_message_begin(self) -> None:
+        self._retry_after = 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after":
+            self._retry_after = int(value)
+
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
         if self._on_piece is not None:
@@ -81,4 +92,4 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_result(Answer(self._parser.get_status_code(), b"".join(self._pieces)))
+            self._answer.set_result(Answer(self._parser.get_status_code(), b"".join(self._pieces), self._retry_after))

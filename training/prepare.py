@@ -46,6 +46,8 @@ def prepare_run(
     _check_free(directory, force)
     if recipe.task not in TASKS:
         raise RecipeError(f"task: {recipe.task!r} is not one of {', '.join(TASKS)}")
+    if start is not None and start.task != recipe.task:
+        raise RecipeError(f"start_from: {start.name} is made for {start.task}, not for {recipe.task}")
     try:
         with replacing_directory(directory) as temporary:
             prepared = TASKS[recipe.task].prepare(recipe, data, temporary, start, progress)

@@ -74,8 +74,8 @@ TABLES: dict[str, tuple[type, ...]] = {
 }
 """The tables of a recipe file, and the dataclasses whose fields are their keys."""
 
-CHOSEN = ("vocabulary_size",)
-"""Fields of NetworkConfig that no recipe sets: they follow from the text."""
+CHOSEN = ("vocabulary_size", "outputs")
+"""Fields of NetworkConfig that no recipe sets: they follow from the text and the task."""
 
 
 def read_recipe(path: Path) -> Recipe:

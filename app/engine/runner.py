@@ -76,6 +76,7 @@ class Runner:
         features: (B, T, P); those at [b, t] predict target `consumed + first[b] + t` of sequence b.
         """
         self._score(sequences, features, first)
+        self._add_up(sequences, features, first)
         done = [row for row, sequence in enumerate(sequences) if not sequence.pending]
         for row in done:
             if sequences[row].keep_state:
@@ -92,6 +93,18 @@ class Runner:
                 sequences[row].logprobs = distribution
         sampling = [row for row in done if sequences[row].generating]
         return [([sequences[row] for row in sampling], logits(sampling))] if sampling else []
+
+    def _add_up(self, sequences: list[Sequence], features: Own, first: list[int]) -> None:
+        """Add the features of new inputs to the sums of sequences that want their mean, token by token: how a text is
+        cut into calls makes no difference. Where the inputs are over, the network answers for the mean."""
+        for row, sequence in enumerate(sequences):
+            if sequence.keep_mean:
+                new = self._network.host(features[[row], : 1 - first[row]])[0].astype(np.float64)
+                before = np.zeros_like(new[:1]) if sequence.feature_sum is None else sequence.feature_sum[None]
+                sequence.feature_sum = np.concatenate([before, new]).cumsum(0)[-1]
+                if not sequence.pending:
+                    mean = (sequence.feature_sum / len(sequence.inputs)).astype(np.float32)
+                    sequence.mean_output = self._network.host(self._network.logits(self._network.own(mean[None])))[0]
 
     def step(self, sequences: list[Sequence]) -> Own:
         """Consume the last sampled token of each sequence; returns the logits of the next one, (B, V)."""

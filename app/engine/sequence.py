@@ -20,7 +20,9 @@ class Sequence:
     targets[k] is predicted after k inputs (see `scoring_plan`); shorter than inputs + 1 means no more.
     top: alternatives to report with each scored or drawn token. report_tokens: whether drawn tokens are scored.
     state: (S,), where to start; None: the zero state. keep_state, keep_logprobs: whether `final_state`, after all
-    inputs and the whole completion, and `logprobs`, the distribution after the last input, are wanted.
+    inputs and the whole completion, and `logprobs`, the distribution after the last input, are wanted. keep_mean:
+    whether `mean_output` is, what the network gives for the mean of the features of all inputs; it starts from the zero
+    state.
     """
 
     inputs: list[int]
@@ -31,6 +33,7 @@ class Sequence:
     state: Own | None = None
     keep_state: bool = False
     keep_logprobs: bool = False
+    keep_mean: bool = False
     parent: "Sequence | None" = None
     """To be run before; this sequence goes on from its `final_state`."""
 
@@ -41,6 +44,9 @@ class Sequence:
     """Of the drawn tokens, where they are reported."""
     final_state: Own | None = None
     logprobs: Array | None = None
+    feature_sum: Array | None = None
+    """(P,), float64, of the inputs consumed so far, where their mean is wanted."""
+    mean_output: Array | None = None
     timed_from: float = 0.0
     """Since when its tokens are timed, of `time.monotonic`, and …"""
     untimed: int = 0
@@ -90,7 +96,11 @@ class Sequence:
 
     def skippable(self) -> bool:
         """Whether a beginning of the inputs may be left out: it starts from the zero state, and nothing is scored."""
-        return self.state is None and not any(target is not None for target in self.targets[: len(self.inputs)])
+        return (
+            self.state is None
+            and not self.keep_mean
+            and not any(target is not None for target in self.targets[: len(self.inputs)])
+        )
 
     @property
     def draws_alone(self) -> bool:
