@@ -1,5 +1,6 @@
 """The application: settings in, routes out."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -38,7 +39,9 @@ def create_app(settings: Settings) -> FastAPI:
                 await next_words.answer(next_words.NextRequest(text=""), first)
             settle_process()
             app.state.ready = True
+            tidying = asyncio.create_task(app.state.workers.tidy(lambda: registry.busy))
             yield
+            tidying.cancel()
         finally:
             app.state.ready = False
             registry.stop()

@@ -266,6 +266,11 @@ class Registry:
         """Why the server cannot go on; None: it can."""
         return next((fault for served in self.loaded() if (fault := served.engine.fault)), None)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return any(served.users for served in self.loaded())
+
     def start(self) -> None:
         for served in self.loaded():
             served.engine.start()

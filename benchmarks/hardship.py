@@ -34,7 +34,7 @@ from benchmarks.client import HOST, Connection
 from benchmarks.servers import ROOT, Server
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help="What the service does under hardship.")
-console = Console(width=120)
+console = Console(width=150)
 
 CheckpointOption = Annotated[Path, typer.Option(help="The checkpoint that is served.")]
 WORD, CHARACTER = ROOT / "checkpoints/english-word", ROOT / "checkpoints/shakespeare-char"

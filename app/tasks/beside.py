@@ -1,6 +1,7 @@
 """Work that grows with what a request brings: beside the event loop, and no more of it than the server holds."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,11 @@ SHORT = 20_000
 LONG = SHORT + 1
 """As many as work has whose length is not known in characters."""
 
-LARGE = 250_000
+LARGE = 50_000
 """Characters whose handling takes so much memory that it is handed back to the system afterwards."""
+
+TIDY_EVERY, TIDY_AT_LAST = 0.5, 30.0
+"""Seconds between two looks at whether there is memory to hand back; and after which it is, though others are busy."""
 
 
 class Workers:
@@ -30,6 +34,7 @@ class Workers:
         self._pool = ThreadPoolExecutor(cores() + 1, thread_name_prefix="beside")
         self._max_held = max_held
         self._held = 0
+        self._untidy = False
         self._lock = threading.Lock()
 
     async def do(self, characters: int, work: Callable[[], Result], deadline: Deadline) -> Result:
@@ -42,7 +47,8 @@ class Workers:
         if characters <= SHORT:
             return work()
         self._take()
-        future = self._pool.submit(self._run, characters, work, deadline)
+        self._untidy |= characters > LARGE
+        future = self._pool.submit(self._run, work, deadline)
         future.add_done_callback(lambda _: self._release())
         try:
             return await asyncio.wrap_future(future)
@@ -60,14 +66,27 @@ class Workers:
         with self._lock:
             self._held -= 1
 
+    async def tidy(self, busy: Callable[[], bool]) -> None:
+        """For as long as the server runs: hand back the memory of large requests once they are over. busy: whether
+        requests are under way."""
+        waited = 0.0
+        while True:
+            await asyncio.sleep(TIDY_EVERY)
+            waited += TIDY_EVERY
+            if self._untidy and (not (self._held or busy()) or waited > TIDY_AT_LAST):
+                self._untidy, waited = False, 0.0
+                await asyncio.to_thread(_tidy)
+
     @staticmethod
-    def _run(characters: int, work: Callable[[], Result], deadline: Deadline) -> Result:
+    def _run(work: Callable[[], Result], deadline: Deadline) -> Result:
         deadline.check()
-        try:
-            return work()
-        finally:
-            if characters > LARGE:
-                release_memory()
+        return work()
+
+
+def _tidy() -> None:
+    """What a request left in cycles goes first: the collector comes by too seldom for large ones."""
+    gc.collect()
+    release_memory()
 
 
 UNLIMITED = Workers()
