@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Count = Annotated[int, Field(ge=1)]
 
+Seconds = Annotated[float, Field(gt=0)]
+
 
 def _limit(default: float, description: str) -> Any:
     """A setting that limits what a request may ask for: `/info` shows it, and the tasks name the fields it limits."""
@@ -98,6 +100,21 @@ class Settings(BaseSettings):
     max_logit_bias: Count = _limit(1024, "Most entries of `logit_bias`.")
     max_reported: Count = _limit(100_000, "Most tokens, alternatives included, that one answer reports.")
     timeout_seconds: Annotated[float, Field(gt=0)] = _limit(120.0, "Longest time a request may take.")
+
+    max_header_bytes: Annotated[int, Field(ge=1024)] = _limit(32_768, "Most bytes of request line and headers.")
+    max_connections: Count = _limit(
+        1000,
+        "Connections open at once, as far as the process may open files. Above: the one that has been idle for longest "
+        "is closed, else the new one gets a 503.",
+    )
+    header_seconds: Seconds = _limit(10.0, "Time that request line and headers may take.")
+    body_seconds: Seconds = _limit(
+        30.0, "Time that a body may take; a body goes on for longer while it comes at 4,000 bytes a second or faster."
+    )
+    keep_alive_seconds: Seconds = Field(75.0, description="Time that a connection is kept for a next request.")
+    stall_seconds: Seconds = Field(
+        20.0, description="A client that reads nothing of its answer for so long, or past its deadline, is cut off."
+    )
 
     def limits(self) -> dict[str, int | float]:
         """The settings that limit requests, by name."""

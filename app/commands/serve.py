@@ -18,6 +18,7 @@ from rich.console import Console
 
 from app.catalog import StartupError
 from app.commands.shared import CheckpointsOption, fail, make_settings
+from app.http.protocol import server_config
 from app.http.reference import api_reference
 from app.keys import load_keys, new_key
 from app.main import create_app, include_routes
@@ -50,13 +51,12 @@ def serve(
             "CAROUSEL_API_KEYS_FILE names their file",
             settings.host,
         )
-    config = uvicorn.Config(
+    config = server_config(
         app,
+        settings,
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
-        access_log=settings.log_level == "debug",
-        proxy_headers=False,  # nothing here depends on the client's address
         timeout_graceful_shutdown=math.ceil(settings.grace_seconds) + 1,
     )
     server = _Server(config, app, settings)

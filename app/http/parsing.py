@@ -1,5 +1,6 @@
 """What a request brings: the API key, the body as JSON, and what handlers take from the application."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine
@@ -9,16 +10,26 @@ from typing import Annotated, Any, get_type_hints
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.deadline import Deadline
-from app.errors import BodyTooLargeError, MalformedJsonError, validation_error
+from app.errors import (
+    BodyTooLargeError,
+    ClientGoneError,
+    MalformedJsonError,
+    RequestTimeoutError,
+    validation_error,
+)
 from app.keys import Key, Keys
 from app.metrics import Metrics
 from app.registry import LANGUAGE_MODEL, Registry, ServedModel
 from app.settings import Settings
 from app.tasks.task import Call
 from models.decoding.saved_state import SavedState
+
+SLOWEST_BODY = 4_000
+"""Bytes a second at which a large body may go on to come after its time."""
 
 # Coroutines, though they wait for nothing: FastAPI would call plain functions in a thread, at every request.
 
@@ -65,7 +76,7 @@ async def call_of(
     served: ServedModel = await app.registry.find(model, task, key, made_by)
     served.take()
     request.state.held.callback(served.give_back)
-    request.state.model_name = served.name
+    request.state.model_name, request.state.deadline = served.name, deadline
     return Call(served, app.settings, deadline, key.name if key else "", app.workers)
 
 
@@ -121,20 +132,29 @@ class TaskRoute(APIRoute):
 
 
 async def _body(request: Request) -> bytes:
-    """Raises `BodyTooLargeError` as soon as more has come, or is announced, than the settings allow."""
-    limit = request.app.state.settings.max_body_bytes
+    """Raises `BodyTooLargeError` as soon as more has come, or is announced, than the settings allow,
+    `RequestTimeoutError` when it comes too slowly."""
+    settings: Settings = request.app.state.settings
     announced = request.headers.get("content-length", "")
-    size = int(announced) if announced.isdecimal() else 0
-    chunks = []
-    if size <= limit:
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                break
-            chunks.append(chunk)
-    if size > limit:
-        raise BodyTooLargeError(limit)
+    if announced.isdecimal() and int(announced) > settings.max_body_bytes:
+        raise BodyTooLargeError(settings.max_body_bytes)
+    began, size, chunks = asyncio.get_running_loop().time(), 0, []
+    try:
+        async with asyncio.timeout_at(began + settings.body_seconds) as patience:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > settings.max_body_bytes:
+                    raise BodyTooLargeError(settings.max_body_bytes)
+                chunks.append(chunk)
+                if size > SLOWEST_BODY * settings.body_seconds:
+                    patience.reschedule(began + size / SLOWEST_BODY)
+    except TimeoutError:
+        message = (
+            f"{size} bytes of the body came within {settings.body_seconds:g} seconds; a body must be whole by then"
+        )
+        raise RequestTimeoutError(f"{message}, or come at {SLOWEST_BODY} bytes a second") from None
+    except ClientDisconnect:
+        raise ClientGoneError("the client went away") from None
     return b"".join(chunks)
 
 
