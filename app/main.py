@@ -57,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.keys = keys
     app.state.reloader = Reloader(registry, settings)
     app.state.workers = Workers(settings.max_requests)
+    app.state.readers = Workers(settings.max_requests, threads=1)
     app.state.ready = False
     install_error_handlers(app)
     include_routes(app)

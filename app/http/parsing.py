@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
@@ -19,14 +19,19 @@ from app.errors import (
     ClientGoneError,
     MalformedJsonError,
     RequestTimeoutError,
+    ServiceError,
     validation_error,
 )
 from app.keys import Key, Keys
 from app.metrics import Metrics
 from app.registry import LANGUAGE_MODEL, Registry, ServedModel
 from app.settings import Settings
-from app.tasks.task import Call
+from app.tasks.task import Call, Limit
 from models.decoding.saved_state import SavedState
+
+Body = TypeVar("Body", bound=BaseModel)
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 SLOWEST_BODY = 4_000
 """Bytes a second at which a large body may go on to come after its time."""
@@ -97,6 +102,16 @@ async def key_where_closed(request: Request) -> None:
         key_of(request)
 
 
+def limited(*limits: Limit) -> Callable[[Endpoint], Endpoint]:
+    """Says what limits a `TaskRoute` looks at before it looks at what lists and objects of the body hold."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        endpoint.limits = limits  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
+
+
 class TaskRoute(APIRoute):
     """A route whose endpoint takes `(body, request)`, body being a pydantic model.
 
@@ -108,17 +123,14 @@ class TaskRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint = self.endpoint
         model: type[BaseModel] = get_type_hints(endpoint)["body"]
+        limits: tuple[Limit, ...] = getattr(endpoint, "limits", ())
 
         async def handle(request: Request) -> Response:
             request.state.arrived = time.monotonic()
             if key := key_of(request):
                 key.enter()
                 request.state.held.callback(key.leave)
-            content = _parsed(await _body(request))
-            try:
-                body = model.model_validate(content)
-            except ValidationError as error:
-                raise validation_error([dict(e) for e in error.errors(include_url=False)], content) from None
+            body = await _read(request, model, limits)
             answer: Response = await endpoint(body, request)
             return answer
 
@@ -129,6 +141,34 @@ class TaskRoute(APIRoute):
         with ExitStack() as held:
             scope.setdefault("state", {})["held"] = held
             await super().handle(scope, receive, send)
+
+
+async def _read(request: Request, model: type[Body], limits: tuple[Limit, ...]) -> Body:
+    """The body of a request. Raises `ServiceError` for one that is too large, too slow, not JSON or wrong.
+
+    A large one is read beside the event loop, one after another: parsers hold the interpreter for as long as they run.
+    """
+    state, raw = request.app.state, await _body(request)
+    deadline = Deadline.after(state.settings.timeout_seconds, request.state.arrived)
+    read = await state.readers.do(len(raw), lambda: _checked(raw, model, limits, state.settings), deadline)
+    if isinstance(read, ServiceError):
+        raise read
+    return cast("Body", read)
+
+
+def _checked(raw: bytes, model: type[Body], limits: tuple[Limit, ...], settings: Settings) -> Body | ServiceError:
+    """The body, or what is wrong with it: returned, since an exception would keep all that was read alive."""
+    try:
+        content = _parsed(raw)
+        if isinstance(content, dict):
+            for limit in limits:
+                limit.check_length(content, settings)
+        return model.model_validate(content)
+    except ValidationError as error:
+        complaints = [dict(complaint) for complaint in error.errors(include_url=False)]
+    except ServiceError as error:
+        return error.with_traceback(None)
+    return validation_error(complaints, content)
 
 
 async def _body(request: Request) -> bytes:

@@ -53,7 +53,7 @@ FRAMING = 8
 """Bytes of chunk sizes and the like that may come with each byte of a body, beside what a head may have."""
 
 READ_BYTES = 48 * 1024
-"""As much must be read of what waits for a client in `stall_seconds`: what a stream waits for once its buffer is full."""
+"""As much must be read in `stall_seconds` of what waits for a client; a stream goes on after as much."""
 
 KERNEL_BYTES = 128 * 1024
 """Bytes not sent yet that the kernel holds for a client, where it can be told."""
@@ -173,9 +173,8 @@ class Connection(HttpToolsProtocol):
             self._refuse(cause if isinstance(cause, ServiceError) else MalformedHttpError())
             return
         limit = self.bounds.settings.max_header_bytes
-        if self._reading is Reading.HEAD or self._reading is Reading.BODY:
-            if self._came > limit:
-                self._refuse(HeaderTooLargeError(limit))
+        if self._came > limit and self._reading in (Reading.HEAD, Reading.BODY):
+            self._refuse(HeaderTooLargeError(limit))
 
     def _begin_head(self) -> None:
         self._reading = Reading.HEAD
@@ -343,7 +342,7 @@ def _affordable(max_connections: int) -> int:
     affordable = max(granted - RESERVED_DESCRIPTORS, granted // 3, 1)
     if affordable < max_connections:
         logger.warning(
-            "CAROUSEL_MAX_CONNECTIONS: %d connections, not %d: the process may open %d files; raise that limit (ulimit -n)",
+            "CAROUSEL_MAX_CONNECTIONS: %d connections, not %d: the process may open %d files (ulimit -n)",
             affordable,
             max_connections,
             granted,

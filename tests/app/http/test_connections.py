@@ -76,7 +76,7 @@ def test_nothing_is_read_behind_a_head_that_is_too_large(client: httpx.Client) -
     connection = connect(client, GET + b"A: " + b"x" * 40_000)
     connection.settimeout(0.5)
     sent = 0
-    with pytest.raises(OSError):  # noqa: PT011  # it is reset, or the buffers of both sides are full
+    with suppress(OSError):  # it is reset, or the buffers of both sides are full
         while sent < 100_000_000:
             sent += connection.send(b"x" * 100_000)
     connection.close()
