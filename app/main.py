@@ -9,6 +9,7 @@ from app.deadline import Deadline
 from app.http import page, system, tasks
 from app.http.document import install_document
 from app.http.errors import install_error_handlers
+from app.http.gate import gated
 from app.keys import load_keys
 from app.metrics import Metrics
 from app.openai import routes as openai
@@ -48,6 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
         description="Small recurrent language models: sampling, next words and sentence probabilities.",
         version=system.product_version(),
         lifespan=lifespan,
+        root_path=settings.root_path,
+        openapi_url=None,  # served by app/http/page.py
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # a tenth of a request's time
     )
@@ -61,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.ready = False
     install_error_handlers(app)
     include_routes(app)
+    app.middleware_stack = gated(app.build_middleware_stack(), settings)
     return app
 
 

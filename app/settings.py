@@ -10,6 +10,9 @@ Count = Annotated[int, Field(ge=1)]
 
 Seconds = Annotated[float, Field(gt=0)]
 
+Origin = Annotated[str, Field(pattern=r"^([a-z][a-z0-9+.-]*://[^/?#\s]+|\*)$")]
+"""As browsers write it: no path, no slash at the end."""
+
 
 def _limit(default: float, description: str) -> Any:
     """A setting that limits what a request may ask for: `/info` shows it, and the tasks name the fields it limits."""
@@ -59,7 +62,7 @@ class Settings(BaseSettings):
         None, description="Secret that states are signed with: only servers that share it take each other's states."
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "info", description="Least level that is logged, in any case; debug: each request too."
+        "info", description="Least level that is logged, in any case; info: a line for each request, without its text."
     )
 
     max_rows: Count = Field(256, description="Sequences a model works on at once.")
@@ -116,6 +119,22 @@ class Settings(BaseSettings):
         20.0, description="A client that reads nothing of its answer for so long, or past its deadline, is cut off."
     )
 
+    log_format: Literal["text", "json"] = Field("text", description="How lines of the log look.")
+    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = Field(
+        "",
+        description="Path prefix under which a proxy shows the server, such as `/models`; it may pass it on or not.",
+    )
+    allowed_origins: Annotated[list[Origin], NoDecode] = Field(
+        [],
+        description="Comma-separated origins (`https://example.org`) whose pages may ask from a browser; `*`: all; not "
+        "set: the server's own page alone.",
+    )
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="Comma-separated names, without ports, that the server may be asked by, beside `localhost` and its "
+        "addresses; not set: any.",
+    )
+
     def limits(self) -> dict[str, int | float]:
         """The settings that limit requests, by name."""
         fields = type(self).model_fields.items()
@@ -130,10 +149,10 @@ class Settings(BaseSettings):
             rows.append(f"| `CAROUSEL_{name.upper()}` | {default} | {field.description} |")
         return "\n".join(rows) + "\n"
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "allowed_origins", "allowed_hosts", mode="before")
     @classmethod
-    def _split_keys(cls, value: object) -> object:
-        return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+    def _split(cls, value: object) -> object:
+        return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -21,6 +21,7 @@ from app.commands.shared import CheckpointsOption, fail, make_settings
 from app.http.protocol import server_config
 from app.http.reference import api_reference
 from app.keys import load_keys, new_key
+from app.logs import configure_log
 from app.main import create_app, include_routes
 from app.metrics import Metrics
 from app.registry import Registry
@@ -40,7 +41,7 @@ def serve(
 ) -> None:
     """Serve every checkpoint over HTTP. All other settings are environment variables: `python -m app settings`."""
     settings = make_settings(host=host, port=port, checkpoints=checkpoints, default_model=model)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    configure_log(settings)
     try:
         app = create_app(settings)
     except StartupError as error:

@@ -24,6 +24,7 @@ from app.errors import (
     UnavailableError,
 )
 from app.http.gate import HEADERS, new_request_id
+from app.logs import log_request
 from app.metrics import Metrics
 from app.settings import Settings
 
@@ -70,6 +71,7 @@ def server_config(app: FastAPI, settings: Settings, **options: Any) -> uvicorn.C
         http=Bounded,
         ws="none",
         access_log=False,  # a line for each request is written in app/http/gate.py
+        log_config=None,  # as the rest of the process
         proxy_headers=False,  # nothing here depends on the client's address
         timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # a fraction is fine, too
         **options,
@@ -303,7 +305,9 @@ class Connection(HttpToolsProtocol):
         if not self._answered:
             self.transport.abort()
             return
-        self.transport.write(_response(error, self.server_state.default_headers))
+        request_id = new_request_id()
+        log_request("-", "-", error.status, request_id, error=error.code)
+        self.transport.write(_response(error, request_id, self.server_state.default_headers))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.pause_reading()
@@ -313,14 +317,14 @@ class Connection(HttpToolsProtocol):
         self.bounds.heads.pop(self, None)
 
 
-def _response(error: ServiceError, headers: list[tuple[bytes, bytes]]) -> bytes:
+def _response(error: ServiceError, request_id: str, headers: list[tuple[bytes, bytes]]) -> bytes:
     """An error as the last bytes of a connection, where no application has been asked."""
     body = error.response().model_dump_json().encode()
     own = [
         *((name.lower().encode(), value.encode()) for name, value in ({"Connection": "close"} | error.headers).items()),
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", new_request_id().encode()),
+        (b"x-request-id", request_id.encode()),
     ]
     lines = [name + b": " + value for name, value in (*headers, *HEADERS, *own)]
     return STATUS_LINE[error.status] + b"\r\n".join(lines) + b"\r\n\r\n" + body

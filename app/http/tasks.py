@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from app.errors import ErrorResponse
 from app.http.errors import RESPONSES
 from app.http.parsing import TaskRoute, call_of, limited
-from app.http.streaming import event_stream, json_response, while_connected
+from app.http.streaming import event_stream, json_response, note_usage, while_connected
 from app.tasks import TASKS
 from app.tasks.task import Stream, Task
 
@@ -27,6 +27,7 @@ def endpoint(task: Task[Any, Any]) -> Callable[[Any, Request], Awaitable[Respons
         if task.stream is not None and body.stream:
             return await event_stream(request, task.stream.events(body, call))
         answer: BaseModel = await while_connected(request, task.answer(body, call))
+        note_usage(request, answer)
         return await call.beside(task.characters(answer), lambda: json_response(answer))
 
     post.__annotations__["body"] = task.request  # from which the route and the OpenAPI document take it

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from app.errors import at_most
 from app.http.errors import RESPONSES
 from app.http.parsing import KeyDep, RegistryDep, SettingsDep, TaskRoute, call_of, limited
-from app.http.streaming import event_stream, while_connected
+from app.http.streaming import event_stream, note_usage, while_connected
 from app.openai import completions
 from app.openai.schemas import (
     CompletionRequest,
@@ -70,6 +70,7 @@ async def post_completions(body: CompletionRequest, request: Request) -> Respons
     if body.stream:
         return await event_stream(request, completions.stream(body, native, call), encode)
     answer = await while_connected(request, completions.answer(body, native, call))
+    note_usage(request, answer)
     reported = sum(len(choice.logprobs.tokens) for choice in answer.choices if choice.logprobs)
     content = await call.beside(20 * reported * (1 + (body.logprobs or 0)), lambda: encode(answer))
     return Response(content, media_type="application/json")

@@ -190,7 +190,7 @@ def test_a_body_is_json_whatever_its_content_type_says(client: httpx.Client) -> 
 def test_routes_and_methods_that_do_not_exist_have_the_error_shape(client: httpx.Client) -> None:
     for response, status in (
         (client.get("/nothing"), 404),
-        (client.post("/score/"), 404),
+        (client.post("/nothing/"), 404),
         (client.get("/generate"), 405),
     ):
         assert response.status_code == status
