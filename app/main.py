@@ -49,7 +49,6 @@ def create_app(settings: Settings) -> FastAPI:
         description="Small recurrent language models: sampling, next words and sentence probabilities.",
         version=system.product_version(),
         lifespan=lifespan,
-        root_path=settings.root_path,
         openapi_url=None,  # served by app/http/page.py
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # a tenth of a request's time

@@ -145,7 +145,7 @@ class Settings(BaseSettings):
         """Every variable with its default and meaning, as Markdown."""
         rows = [f"# Settings\n\n{_INTRODUCTION}", "| variable | default | meaning |", "|---|---|---|"]
         for name, field in cls.model_fields.items():
-            default = "" if field.default in (None, []) else f"`{field.default}`"
+            default = "" if field.default in (None, [], "") else f"`{field.default}`"
             rows.append(f"| `CAROUSEL_{name.upper()}` | {default} | {field.description} |")
         return "\n".join(rows) + "\n"
 

@@ -60,7 +60,7 @@ class Gate:
         self._app = app
         self._origins = frozenset(origin.encode() for origin in settings.allowed_origins)
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
-        self._root = f"{settings.root_path}/"
+        self._root = settings.root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,8 +72,9 @@ class Gate:
         given = headers.get(b"x-request-id", b"")
         request_id = given if _SANE_ID.fullmatch(given) else new_request_id().encode()
         state["request_id"] = request_id.decode()
+        scope["root_path"] = self._root  # which a path may begin with, and need not
         path: str = scope["path"]
-        if path[-1:] == "/" and path not in ("/", self._root):
+        if path[-1:] == "/" and path not in ("/", f"{self._root}/"):
             scope["path"] = path[:-1]
         if method == "HEAD":
             scope = {**scope, "method": "GET"}  # the server, which has its own, sends no body

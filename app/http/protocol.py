@@ -72,6 +72,7 @@ def server_config(app: FastAPI, settings: Settings, **options: Any) -> uvicorn.C
         ws="none",
         access_log=False,  # a line for each request is written in app/http/gate.py
         log_config=None,  # as the rest of the process
+        server_header=False,
         proxy_headers=False,  # nothing here depends on the client's address
         timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # a fraction is fine, too
         **options,
