@@ -2,16 +2,19 @@
 
 ServiceError
 ├── MalformedJsonError     400  the body is not JSON
+├── MalformedHttpError     400  the request is not HTTP
 ├── UnauthorizedError      401  the server asks for an API key, and the request bears no valid one
 ├── ForbiddenError         403  not for this client
 ├── UnknownModelError      404  no served model has that name
+├── RequestTimeoutError    408  the request was sent too slowly
 ├── BodyTooLargeError      413  the body has more bytes than the server takes
 ├── InvalidValueError      422  a value is wrong; names the field
 │   └── WrongTaskError     422  the model is made for another task
 ├── OverloadedError        429  too many requests are waiting
+├── HeaderTooLargeError    431  request line and headers have more bytes than the server takes
 ├── ClientGoneError        499  the client hung up
 ├── InternalError          500  our own fault
-├── UnavailableError       503  starting up or shutting down
+├── UnavailableError       503  starting up, shutting down, or all connections are taken
 └── DeadlineError          504  the request took longer than it may
 """
 
@@ -66,6 +69,13 @@ class MalformedJsonError(ServiceError):
     description = "The body is not JSON."
 
 
+class MalformedHttpError(ServiceError):
+    status, code = 400, "malformed_http"
+
+    def __init__(self, message: str = "the request is not HTTP/1.1") -> None:
+        super().__init__(message)
+
+
 class UnauthorizedError(ServiceError):
     status, type, code = 401, "authentication_error", "invalid_api_key"
     description = "No valid API key."
@@ -86,6 +96,15 @@ class ForbiddenError(ServiceError):
 class UnknownModelError(ServiceError):
     status, code = 404, "model_not_found"
     description = "No such model."
+
+
+class RequestTimeoutError(ServiceError):
+    status, type, code = 408, "timeout_error", "request_timeout"
+    description = "The request was sent too slowly."
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Connection": "close"}
 
 
 class BodyTooLargeError(ServiceError):
@@ -131,6 +150,16 @@ class OverloadedError(ServiceError):
         return {"Retry-After": str(self.retry_after)}
 
 
+class HeaderTooLargeError(ServiceError):
+    """limit: bytes that the server takes."""
+
+    status, code = 431, "header_too_large"
+    description = "Request line and headers are too large."
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"request line and headers have more than {limit} bytes")
+
+
 class ClientGoneError(ServiceError):
     status, type, code = 499, "client_error", "client_gone"
 
@@ -143,8 +172,18 @@ class InternalError(ServiceError):
 
 
 class UnavailableError(ServiceError):
+    """retry_after: whole seconds, at least 1; None: the client is not told."""
+
     status, type, code = 503, "server_error", "unavailable"
-    description = "Starting up or shutting down."
+    description = "Starting up, shutting down, or all connections are taken."
+
+    def __init__(self, message: str, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message, param)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
 class DeadlineError(ServiceError):

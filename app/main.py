@@ -10,6 +10,7 @@ from app.deadline import Deadline
 from app.http import page, system, tasks
 from app.http.document import install_document
 from app.http.errors import install_error_handlers
+from app.http.gate import gated
 from app.keys import load_keys
 from app.metrics import Metrics
 from app.openai import routes as openai
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="Small recurrent language models: sampling, next words and sentence probabilities.",
         version=system.product_version(),
         lifespan=lifespan,
+        openapi_url=None,  # served by app/http/page.py
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # a tenth of a request's time
     )
@@ -60,9 +62,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.keys = keys
     app.state.reloader = Reloader(registry, settings)
     app.state.workers = Workers(settings.max_requests)
+    app.state.readers = Workers(settings.max_requests, threads=1)
     app.state.ready = False
     install_error_handlers(app)
     include_routes(app)
+    app.middleware_stack = gated(app.build_middleware_stack(), settings)
     return app
 
 

@@ -82,6 +82,9 @@ class ModelMetrics:
 ERRORS = Metric(Counter, "request_errors_total", "Requests answered by an error, by its code.")
 """Apart, as an error may belong to no model, and has a code."""
 
+STALLED = Metric(Counter, "clients_stalled_total", "Connections cut off because their client read nothing.")
+"""Apart, too: a connection may belong to no model."""
+
 DECLARED: dict[str, Metric[Any]] = {
     name: metric for name, metric in vars(ModelMetrics).items() if isinstance(metric, Metric)
 }
@@ -94,6 +97,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.collectors = {name: metric.collector(self.registry) for name, metric in DECLARED.items()}
         self._errors = ERRORS.collector(self.registry, "code")
+        self._stalled = STALLED.collector(self.registry)
 
     def of(self, model_name: str) -> ModelMetrics:
         return ModelMetrics(self, model_name)
@@ -101,6 +105,10 @@ class Metrics:
     def count_error(self, model_name: str, code: str) -> None:
         """model_name: the model that was asked, empty where the request did not get as far."""
         self._errors.labels(model_name, code).inc()
+
+    def count_stalled(self, model_name: str) -> None:
+        """model_name: the model that was asked, empty where the request did not get as far."""
+        self._stalled.labels(model_name).inc()
 
     @staticmethod
     def table() -> str:
@@ -111,6 +119,6 @@ class Metrics:
             "| metric | type | meaning |",
             "|---|---|---|",
         ]
-        for metric in (*DECLARED.values(), ERRORS):
+        for metric in (*DECLARED.values(), ERRORS, STALLED):
             rows += [f"| `{metric.name}` | {metric.kind.__name__.lower()} | {metric.meaning} |"]
         return "\n".join(rows) + "\n"

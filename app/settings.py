@@ -8,6 +8,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Count = Annotated[int, Field(ge=1)]
 
+Seconds = Annotated[float, Field(gt=0)]
+
+Origin = Annotated[str, Field(pattern=r"^([a-z][a-z0-9+.-]*://[^/?#\s]+|\*)$")]
+"""As browsers write it: no path, no slash at the end."""
+
 
 def _limit(default: float, description: str) -> Any:
     """A setting that limits what a request may ask for: `/info` shows it, and the tasks name the fields it limits."""
@@ -57,7 +62,7 @@ class Settings(BaseSettings):
         None, description="Secret that states are signed with: only servers that share it take each other's states."
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "info", description="Least level that is logged, in any case; debug: each request too."
+        "info", description="Least level that is logged, in any case; info: a line for each request, without its text."
     )
 
     max_rows: Count = Field(256, description="Sequences a model works on at once.")
@@ -99,6 +104,37 @@ class Settings(BaseSettings):
     max_reported: Count = _limit(100_000, "Most tokens, alternatives included, that one answer reports.")
     timeout_seconds: Annotated[float, Field(gt=0)] = _limit(120.0, "Longest time a request may take.")
 
+    max_header_bytes: Annotated[int, Field(ge=1024)] = _limit(32_768, "Most bytes of request line and headers.")
+    max_connections: Count = _limit(
+        1000,
+        "Connections open at once, as far as the process may open files. Above: the one that has been idle for longest "
+        "is closed, else the new one gets a 503.",
+    )
+    header_seconds: Seconds = _limit(10.0, "Time that request line and headers may take.")
+    body_seconds: Seconds = _limit(
+        30.0, "Time that a body may take; a body goes on for longer while it comes at 4,000 bytes a second or faster."
+    )
+    keep_alive_seconds: Seconds = Field(75.0, description="Time that a connection is kept for a next request.")
+    stall_seconds: Seconds = Field(
+        20.0, description="A client that reads nothing of its answer for so long, or past its deadline, is cut off."
+    )
+
+    log_format: Literal["text", "json"] = Field("text", description="How lines of the log look.")
+    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = Field(
+        "",
+        description="Path prefix under which a proxy shows the server, such as `/models`; it may pass it on or not.",
+    )
+    allowed_origins: Annotated[list[Origin], NoDecode] = Field(
+        [],
+        description="Comma-separated origins (`https://example.org`) whose pages may ask from a browser; `*`: all; not "
+        "set: the server's own page alone.",
+    )
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="Comma-separated names, without ports, that the server may be asked by, beside `localhost` and its "
+        "addresses; not set: any.",
+    )
+
     def limits(self) -> dict[str, int | float]:
         """The settings that limit requests, by name."""
         fields = type(self).model_fields.items()
@@ -109,14 +145,14 @@ class Settings(BaseSettings):
         """Every variable with its default and meaning, as Markdown."""
         rows = [f"# Settings\n\n{_INTRODUCTION}", "| variable | default | meaning |", "|---|---|---|"]
         for name, field in cls.model_fields.items():
-            default = "" if field.default in (None, []) else f"`{field.default}`"
+            default = "" if field.default in (None, [], "") else f"`{field.default}`"
             rows.append(f"| `CAROUSEL_{name.upper()}` | {default} | {field.description} |")
         return "\n".join(rows) + "\n"
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "allowed_origins", "allowed_hosts", mode="before")
     @classmethod
-    def _split_keys(cls, value: object) -> object:
-        return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+    def _split(cls, value: object) -> object:
+        return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
     @field_validator("log_level", mode="before")
     @classmethod

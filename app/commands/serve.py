@@ -18,8 +18,10 @@ from rich.console import Console
 
 from app.catalog import StartupError
 from app.commands.shared import CheckpointsOption, fail, make_settings
+from app.http.protocol import server_config
 from app.http.reference import api_reference
 from app.keys import load_keys, new_key
+from app.logs import configure_log
 from app.main import create_app, include_routes
 from app.metrics import Metrics
 from app.registry import Registry
@@ -39,7 +41,7 @@ def serve(
 ) -> None:
     """Serve every checkpoint over HTTP. All other settings are environment variables: `python -m app settings`."""
     settings = make_settings(host=host, port=port, checkpoints=checkpoints, default_model=model)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    configure_log(settings)
     try:
         app = create_app(settings)
     except StartupError as error:
@@ -50,13 +52,12 @@ def serve(
             "CAROUSEL_API_KEYS_FILE names their file",
             settings.host,
         )
-    config = uvicorn.Config(
+    config = server_config(
         app,
+        settings,
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
-        access_log=settings.log_level == "debug",
-        proxy_headers=False,  # nothing here depends on the client's address
         timeout_graceful_shutdown=math.ceil(settings.grace_seconds) + 1,
     )
     server = _Server(config, app, settings)

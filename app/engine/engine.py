@@ -125,7 +125,7 @@ class Engine:
         late = loop.call_later(deadline.remaining + LATE_SECONDS, request.events.put_nowait, deadline.error())
         ended = False
         try:
-            while (event := await request.events.get()) is not None:
+            while (event := await request.next_event()) is not None:
                 if isinstance(event, Exception):
                     raise event
                 yield event
@@ -426,7 +426,7 @@ def _deliver(events: Many[Event]) -> None:
 
     def put(events: list[Event]) -> None:
         for request, event in events:
-            request.events.put_nowait(event)
+            request.tell(event)
 
     for loop in {request.loop for request, _ in events}:
         with suppress(RuntimeError):  # a loop that has been closed has nobody waiting

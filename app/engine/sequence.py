@@ -136,6 +136,13 @@ class Progress:
     text: str
     score: TokenScore | None
     finished: bool
+    tokens: int = 1
+    """How many tokens it stands for: more than one where the reader lags."""
+
+
+LAG = 1024
+"""Tokens that may wait for the reader of a stream each by itself; those of a sequence beyond are joined, so that what
+waits is the text. Tokens with scores stay apart: the settings bound how many of those a request may have."""
 
 
 @dataclass(eq=False)
@@ -168,6 +175,9 @@ class Request:
         self.waiting = deque(sequence for sequence in self.sequences if sequence.parent is None)
         self.unfinished = len(self.sequences)
         self._children: dict[int, list[Sequence]] = {}
+        self._untold = 0
+        self._joined: list[Progress] = []  # the last list of `events`, where tokens are joined
+        self._joined_by_sequence: dict[int, Progress] = {}
         for index, sequence in enumerate(self.sequences):
             sequence.index = index
             if sequence.parent is not None:
@@ -180,3 +190,34 @@ class Request:
             child.state = sequence.final_state
         self.waiting.extend(children)
         return bool(children)
+
+    def tell(self, event: list[Progress] | Exception | None) -> None:
+        """Put into `events`. Tokens of one that lags join those that wait already. On its event loop."""
+        if isinstance(event, list) and self._untold > LAG:
+            self._join(event)
+            return
+        self._joined = []
+        self._untold += len(event) if isinstance(event, list) else 0
+        self.events.put_nowait(event)
+
+    def _join(self, progress: list[Progress]) -> None:
+        if not self._joined:
+            self._joined_by_sequence.clear()
+            self.events.put_nowait(self._joined)
+        for token in progress:
+            first = self._joined_by_sequence.get(token.index) if token.score is None else None
+            if first is not None:
+                first.text += token.text
+                first.tokens += token.tokens
+                first.finished = token.finished
+            else:
+                self._joined.append(token)
+                self._joined_by_sequence[token.index] = token
+                self._untold += 1
+
+    async def next_event(self) -> list[Progress] | Exception | None:
+        """The next of `events`."""
+        event = await self.events.get()
+        if isinstance(event, list):
+            self._untold -= len(event)
+        return event

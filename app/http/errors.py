@@ -1,6 +1,7 @@
 """How errors leave: every failure of a route has the one shape of app/errors.py, and is counted."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -24,8 +25,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     async def service_error(request: Request, error: ServiceError) -> JSONResponse:
-        count_error(request, error.code)
-        return JSONResponse(error.response().model_dump(), error.status, error.headers)
+        return answer_error(request, error)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -33,21 +33,31 @@ def install_error_handlers(app: FastAPI) -> None:
         count_error(request, code)
         message = f"{request.method} {request.url.path}: {error.detail}"
         response = error_response(message, ServiceError.type, None, code)
-        return JSONResponse(response.model_dump(), error.status_code, error.headers)
+        return JSONResponse(response.model_dump(), error.status_code, _with_head(error.headers))
 
     @app.exception_handler(Exception)
     async def our_fault(request: Request, error: Exception) -> JSONResponse:
-        internal = unexpected(error)
-        count_error(request, internal.code)
-        return JSONResponse(internal.response().model_dump(), internal.status)
+        return answer_error(request, unexpected(request, error))
 
 
-def unexpected(error: Exception) -> InternalError:
+def answer_error(request: Request, error: ServiceError) -> JSONResponse:
+    """The response of an error, which is counted."""
+    count_error(request, error.code)
+    return JSONResponse(error.response().model_dump(), error.status, error.headers)
+
+
+def unexpected(request: Request, error: Exception) -> InternalError:
     """Logs an exception that nothing foresaw; clients learn only that it happened."""
-    logger.error("unexpected error", exc_info=error)
+    logger.error("unexpected error in request %s", getattr(request.state, "request_id", "-"), exc_info=error)
     return InternalError()
 
 
 def count_error(request: Request, code: str) -> None:
-    """Counts an error for the model that was asked, where the request got as far."""
+    """Counts an error for the model that was asked, where the request got as far, and has the log name it."""
+    request.state.error = code
     request.app.state.metrics.count_error(getattr(request.state, "model_name", ""), code)
+
+
+def _with_head(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Where there is GET there is HEAD."""
+    return {name: "GET, HEAD" if value == "GET" else value for name, value in (headers or {}).items()}

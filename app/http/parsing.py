@@ -1,24 +1,40 @@
 """What a request brings: the API key, the body as JSON, and what handlers take from the application."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.deadline import Deadline
-from app.errors import BodyTooLargeError, MalformedJsonError, validation_error
+from app.errors import (
+    BodyTooLargeError,
+    ClientGoneError,
+    MalformedJsonError,
+    RequestTimeoutError,
+    ServiceError,
+    validation_error,
+)
 from app.keys import Key, Keys
 from app.metrics import Metrics
 from app.registry import LANGUAGE_MODEL, Registry, ServedModel
 from app.settings import Settings
-from app.tasks.task import Call
+from app.tasks.task import Call, Limit
 from models.decoding.saved_state import SavedState
+
+Body = TypeVar("Body", bound=BaseModel)
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+SLOWEST_BODY = 4_000
+"""Bytes a second at which a large body may go on to come after its time."""
 
 # Coroutines, though they wait for nothing: FastAPI would call plain functions in a thread, at every request.
 
@@ -65,7 +81,7 @@ async def call_of(
     served: ServedModel = await app.registry.find(model, task, key, made_by)
     served.take()
     request.state.held.callback(served.give_back)
-    request.state.model_name = served.name
+    request.state.model_name, request.state.deadline = served.name, deadline
     return Call(served, app.settings, deadline, key.name if key else "", app.workers)
 
 
@@ -86,6 +102,16 @@ async def key_where_closed(request: Request) -> None:
         key_of(request)
 
 
+def limited(*limits: Limit) -> Callable[[Endpoint], Endpoint]:
+    """Says what limits a `TaskRoute` looks at before it looks at what lists and objects of the body hold."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        endpoint.limits = limits  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
+
+
 class TaskRoute(APIRoute):
     """A route whose endpoint takes `(body, request)`, body being a pydantic model.
 
@@ -97,17 +123,14 @@ class TaskRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint = self.endpoint
         model: type[BaseModel] = get_type_hints(endpoint)["body"]
+        limits: tuple[Limit, ...] = getattr(endpoint, "limits", ())
 
         async def handle(request: Request) -> Response:
             request.state.arrived = time.monotonic()
             if key := key_of(request):
                 key.enter()
                 request.state.held.callback(key.leave)
-            content = _parsed(await _body(request))
-            try:
-                body = model.model_validate(content)
-            except ValidationError as error:
-                raise validation_error([dict(e) for e in error.errors(include_url=False)], content) from None
+            body = await _read(request, model, limits)
             answer: Response = await endpoint(body, request)
             return answer
 
@@ -120,21 +143,58 @@ class TaskRoute(APIRoute):
             await super().handle(scope, receive, send)
 
 
+async def _read(request: Request, model: type[Body], limits: tuple[Limit, ...]) -> Body:
+    """The body of a request. Raises `ServiceError` for one that is too large, too slow, not JSON or wrong.
+
+    A large one is read beside the event loop, one after another: parsers hold the interpreter for as long as they run.
+    """
+    state, raw = request.app.state, await _body(request)
+    deadline = Deadline.after(state.settings.timeout_seconds, request.state.arrived)
+    read = await state.readers.do(len(raw), lambda: _checked(raw, model, limits, state.settings), deadline)
+    if isinstance(read, ServiceError):
+        raise read
+    return cast("Body", read)
+
+
+def _checked(raw: bytes, model: type[Body], limits: tuple[Limit, ...], settings: Settings) -> Body | ServiceError:
+    """The body, or what is wrong with it: returned, since an exception would keep all that was read alive."""
+    try:
+        content = _parsed(raw)
+        if isinstance(content, dict):
+            for limit in limits:
+                limit.check_length(content, settings)
+        return model.model_validate(content)
+    except ValidationError as error:
+        complaints = [dict(complaint) for complaint in error.errors(include_url=False)]
+    except ServiceError as error:
+        return error.with_traceback(None)
+    return validation_error(complaints, content)
+
+
 async def _body(request: Request) -> bytes:
-    """Raises `BodyTooLargeError` as soon as more has come, or is announced, than the settings allow."""
-    limit = request.app.state.settings.max_body_bytes
+    """Raises `BodyTooLargeError` as soon as more has come, or is announced, than the settings allow,
+    `RequestTimeoutError` when it comes too slowly."""
+    settings: Settings = request.app.state.settings
     announced = request.headers.get("content-length", "")
-    size = int(announced) if announced.isdecimal() else 0
-    chunks = []
-    if size <= limit:
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                break
-            chunks.append(chunk)
-    if size > limit:
-        raise BodyTooLargeError(limit)
+    if announced.isdecimal() and int(announced) > settings.max_body_bytes:
+        raise BodyTooLargeError(settings.max_body_bytes)
+    began, size, chunks = asyncio.get_running_loop().time(), 0, []
+    try:
+        async with asyncio.timeout_at(began + settings.body_seconds) as patience:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > settings.max_body_bytes:
+                    raise BodyTooLargeError(settings.max_body_bytes)
+                chunks.append(chunk)
+                if size > SLOWEST_BODY * settings.body_seconds:
+                    patience.reschedule(began + size / SLOWEST_BODY)
+    except TimeoutError:
+        message = (
+            f"{size} bytes of the body came within {settings.body_seconds:g} seconds; a body must be whole by then"
+        )
+        raise RequestTimeoutError(f"{message}, or come at {SLOWEST_BODY} bytes a second") from None
+    except ClientDisconnect:
+        raise ClientGoneError("the client went away") from None
     return b"".join(chunks)
 
 

@@ -44,6 +44,12 @@ async def while_connected(request: Request, answer: Awaitable[Answer]) -> Answer
         watching.cancel()
 
 
+def note_usage(request: Request, answer: BaseModel) -> None:
+    """Have the log name how many tokens a request took, where its answer says so."""
+    if usage := getattr(answer, "usage", None):
+        request.state.usage = usage
+
+
 def json_response(answer: BaseModel) -> Response:
     return Response(encode(answer), media_type="application/json")
 
@@ -69,12 +75,14 @@ async def _encoded(
 ) -> AsyncGenerator[bytes]:
     """Server-sent events. A status cannot change once a response has started: a late failure is an event."""
     async with aclosing(events):
+        note_usage(request, first[-1])
         yield _events(list(map(encode, first)))
         try:
             async for together in events:
+                note_usage(request, together[-1])
                 yield _events(list(map(encode, together)))
         except Exception as error:
-            late = error if isinstance(error, ServiceError) else unexpected(error)
+            late = error if isinstance(error, ServiceError) else unexpected(request, error)
             count_error(request, late.code)
             yield _events([late.response().model_dump_json()])
         yield _events(["[DONE]"])

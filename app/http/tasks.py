@@ -8,8 +8,8 @@ from pydantic import BaseModel
 
 from app.errors import ErrorResponse
 from app.http.errors import RESPONSES
-from app.http.parsing import TaskRoute, call_of
-from app.http.streaming import event_stream, json_response, while_connected
+from app.http.parsing import TaskRoute, call_of, limited
+from app.http.streaming import event_stream, json_response, note_usage, while_connected
 from app.tasks import TASKS
 from app.tasks.task import Stream, Task
 
@@ -19,6 +19,7 @@ router = APIRouter(route_class=TaskRoute, responses=RESPONSES, tags=["tasks"])
 def endpoint(task: Task[Any, Any]) -> Callable[[Any, Request], Awaitable[Response]]:
     """The function of a task's route: checks the limits, then answers at once or as a stream."""
 
+    @limited(*task.limits)
     async def post(body: Any, request: Request) -> Response:
         state = getattr(body, "state", None)
         call = await call_of(request, body.model, body.timeout_seconds, task.kind, state)
@@ -26,6 +27,7 @@ def endpoint(task: Task[Any, Any]) -> Callable[[Any, Request], Awaitable[Respons
         if task.stream is not None and body.stream:
             return await event_stream(request, task.stream.events(body, call))
         answer: BaseModel = await while_connected(request, task.answer(body, call))
+        note_usage(request, answer)
         return await call.beside(task.characters(answer), lambda: json_response(answer))
 
     post.__annotations__["body"] = task.request  # from which the route and the OpenAPI document take it

@@ -188,7 +188,7 @@ async def stream(
                 if token.score is not None:
                     logprobs = no_logprobs()
                     completions.report(token.score, places[token.index], logprobs)
-                sent += 1
+                sent += token.tokens
                 chunks.append(chunk(token.index, token.text, logprobs, token.finished))
             yield chunks
     if empty := [index for index in range(len(places)) if index not in begun]:  # max_tokens 0

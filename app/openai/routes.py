@@ -1,14 +1,14 @@
 """What clients of the OpenAI API and evaluation harnesses call: /v1/models, /v1/completions, and tokenization."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from app.errors import at_most
 from app.http.errors import RESPONSES
-from app.http.parsing import KeyDep, RegistryDep, SettingsDep, TaskRoute, call_of
-from app.http.streaming import event_stream, while_connected
+from app.http.parsing import KeyDep, RegistryDep, SettingsDep, TaskRoute, call_of, limited
+from app.http.streaming import event_stream, note_usage, while_connected
 from app.openai import completions
 from app.openai.schemas import (
     CompletionRequest,
@@ -23,10 +23,27 @@ from app.openai.schemas import (
 )
 from app.openai.tokens import check_token_id, token_key
 from app.registry import LANGUAGE_MODEL, Entry
+from app.settings import Settings
+from app.tasks import generate
+from app.tasks.task import Limit
 from models.text.levels import EOS, UNK
 
 tasks = APIRouter(route_class=TaskRoute, responses=RESPONSES, tags=["openai"])
 lists = APIRouter(responses={401: RESPONSES[401]}, tags=["openai"])
+
+
+class _Prompts(Limit):
+    """A list of token ids is one prompt."""
+
+    def check_length(self, content: dict[str, Any], settings: Settings) -> None:
+        prompt = content.get(self.field)
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+            at_most(self.field, len(prompt), settings.max_prompt_tokens, " tokens")
+        else:
+            super().check_length(content, settings)
+
+
+TOKENS = Limit("tokens", "max_prompt_tokens", " tokens")
 
 
 @tasks.post(
@@ -40,6 +57,7 @@ lists = APIRouter(responses={401: RESPONSES[401]}, tags=["openai"])
         }
     },
 )
+@limited(_Prompts("prompt", "max_texts", " prompts"), *(limit for limit in generate.LIMITS if limit.field != "prompt"))
 async def post_completions(body: CompletionRequest, request: Request) -> Response:
     """Fields that are not listed are ignored; null means the default."""
     call = await call_of(request, body.model, body.timeout_seconds)
@@ -52,6 +70,7 @@ async def post_completions(body: CompletionRequest, request: Request) -> Respons
     if body.stream:
         return await event_stream(request, completions.stream(body, native, call), encode)
     answer = await while_connected(request, completions.answer(body, native, call))
+    note_usage(request, answer)
     reported = sum(len(choice.logprobs.tokens) for choice in answer.choices if choice.logprobs)
     content = await call.beside(20 * reported * (1 + (body.logprobs or 0)), lambda: encode(answer))
     return Response(content, media_type="application/json")
@@ -87,9 +106,10 @@ async def post_tokenize(body: TokenizeRequest, request: Request) -> Response:
 
 
 @tasks.post("/detokenize", response_model=DetokenizeResponse, summary="The text of tokens")
+@limited(TOKENS)
 async def post_detokenize(body: DetokenizeRequest, request: Request) -> Response:
     call = await call_of(request, body.model)
-    at_most("tokens", len(body.tokens), call.settings.max_prompt_tokens, " tokens")
+    TOKENS.check(body, call.settings)
     tokenizer = call.served.checkpoint.tokenizer
 
     def answer() -> str:

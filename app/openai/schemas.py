@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, model_validator
 
 from app.tasks.body import Model, Text, encodable
 from app.tasks.generate import GenerationBody
@@ -48,7 +48,9 @@ class ForeignBody(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_missing(cls, value: Any) -> Any:
-        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        return {name: value[name] for name in cls.model_fields if value.get(name) is not None}
 
 
 class StreamOptions(ForeignBody):
@@ -143,7 +145,7 @@ class TokenizeResponse(BaseModel):
 
 
 class DetokenizeRequest(ForeignBody):
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]
     model: Model = None
 
 

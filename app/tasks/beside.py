@@ -29,9 +29,10 @@ TIDY_EVERY, TIDY_AT_LAST = 0.5, 30.0
 class Workers:
     """Threads for work too long for the event loop. They are started when there is some."""
 
-    def __init__(self, max_held: int | None = None) -> None:
-        """max_held: pieces of work, running and waiting, beyond which more is refused; None: all is taken."""
-        self._pool = ThreadPoolExecutor(cores() + 1, thread_name_prefix="beside")
+    def __init__(self, max_held: int | None = None, threads: int | None = None) -> None:
+        """max_held: pieces of work, running and waiting, beyond which more is refused; None: all is taken. threads:
+        how many pieces are worked on at once; None: one for each core, and one."""
+        self._pool = ThreadPoolExecutor(threads or cores() + 1, thread_name_prefix="beside")
         self._max_held = max_held
         self._held = 0
         self._untidy = False

@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    create_model,
+    model_validator,
+)
 
 from models.decoding.sampling import SamplingParams
 from models.fields import descriptions
@@ -14,6 +23,16 @@ class RequestBody(BaseModel):
     """Unknown fields are refused, types are not coerced, numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown_field(cls, value: Any) -> Any:
+        """Of the fields that do not exist the first is enough to complain of: there may be a hundred thousand."""
+        known = cls.model_fields
+        if not isinstance(value, dict) or len(value) <= len(known):
+            return value
+        unknown = next(name for name in value if name not in known)
+        return {name: value[name] for name in (*known, unknown) if name in value}
 
 
 class Answer(BaseModel):

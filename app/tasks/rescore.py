@@ -1,8 +1,9 @@
 """POST /rescore: an n-best list, reordered by the scores of a recogniser and of the language model together."""
 
 import uuid
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from app.errors import InvalidValueError
 from app.registry import ServedModel
@@ -34,7 +35,7 @@ class RescoreRequest(RequestBody):
         }
     )
 
-    hypotheses: list[Hypothesis] = Field(description="The n-best list.")
+    hypotheses: Annotated[list[Hypothesis], FailFast()] = Field(description="The n-best list.")
     weight: float = Field(0.5, ge=-1e6, le=1e6, description="Weight of the model's log-probability, which is in nats.")
     length_weight: float = Field(0.0, ge=-1e6, le=1e6, description="Weight of the number of words.")
     bos: bool = Field(True, description="A hypothesis starts a sentence.")

@@ -47,7 +47,8 @@ class Limit:
     """A field of a body that a setting limits.
 
     field: its name; `stop.*` stands for each item of `stop`. setting: the largest value, or length of a list, a text or
-    an object. what: the unit, for the message. value: what is compared where it is not the field itself; None passes.
+    an object. what: the unit, for the message; a list has one. value: what is compared where it is not the field
+    itself; None passes.
     """
 
     field: str
@@ -61,6 +62,11 @@ class Limit:
         for param, value in self._measured(body):
             if value is not None:
                 at_most(param, value, limit, self.what)
+
+    def check_length(self, content: dict[str, Any], settings: Settings) -> None:
+        """As `check`, of JSON that nothing else has looked at: only how many a list or an object holds."""
+        if self.what and self.value is None and isinstance(value := content.get(self.field), list | dict):
+            at_most(self.field, len(value), getattr(settings, self.setting), self.what)
 
     def _measured(self, body: BaseModel) -> Iterator[tuple[str, float | None]]:
         if self.value is not None:

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from app.http.protocol import server_config
 from app.main import create_app
 from app.settings import Settings
 
@@ -19,8 +20,8 @@ from app.settings import Settings
 class Server(uvicorn.Server):
     """Says when it is up, and where."""
 
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(server_config(app, settings, host="127.0.0.1", port=0, log_level="warning"))
         self.up = threading.Event()
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
@@ -36,7 +37,8 @@ class Server(uvicorn.Server):
 @contextmanager
 def serving(**settings: Any) -> Iterator[httpx.Client]:
     """A server with these settings; a client of it."""
-    server = Server(create_app(Settings(**settings)))
+    given = Settings(**settings)
+    server = Server(create_app(given), given)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -296,3 +296,24 @@ def test_pictures(browser: Browser, dark: bool, size: dict[str, int]) -> None:
             page.get_by_role("tab", name="Model").click()
             expect(page.locator("#figures")).to_contain_text("tokens generated")
             page.screenshot(path=folder / f"about-{suffix}.png")
+
+
+@pytest.mark.parametrize("prefix", ["", "/models"])
+def test_the_viewer_shows_the_api_and_asks_it(browser: Browser, checkpoints_dir: Path, prefix: str) -> None:
+    """All that it loads comes from the server itself, under its prefix."""
+    with serving(checkpoints=checkpoints_dir, default_model="word", threads=1, root_path=prefix) as client:
+        page, complaints = browser.new_page(), list[str]()
+        base = f"{client.base_url}".rstrip("/") + prefix
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request", lambda asked: None if asked.url.startswith((base, "data:")) else complaints.append(asked.url)
+        )
+        page.goto(f"{base}/docs")
+        health = page.locator(".opblock", has_text="/health")
+        health.locator(".opblock-summary").click()
+        health.get_by_role("button", name="Try it out").click()
+        health.get_by_role("button", name="Execute").click()
+        expect(health.locator(".live-responses-table tbody .response-col_status")).to_contain_text("200")
+        page.close()
+    assert complaints == []
