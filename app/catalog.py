@@ -8,6 +8,8 @@ from pathlib import Path
 from app.errors import UnknownModelError, shown
 from app.settings import Settings
 from models.checkpoint.format import Checkpoint, CheckpointError, find_checkpoints, load_checkpoint
+from models.files import recover
+from models.text.words import one_line
 
 logger = logging.getLogger("carousel")
 
@@ -20,18 +22,24 @@ class StartupError(RuntimeError):
 
 @dataclass(frozen=True)
 class Refused:
-    """A checkpoint that does not load. name: of its folder."""
+    """A checkpoint that does not load. name: of its folder, as it can be shown."""
 
     name: str
     error: CheckpointError
 
 
 class Catalog:
-    """The checkpoints of a folder, by name. Raises `StartupError` for a folder without checkpoints."""
+    """The checkpoints of a folder, by name; what an export left that was killed is put right first. Raises
+    `StartupError` for a folder that cannot be read or has no checkpoints."""
 
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.checkpoints
-        self.paths: dict[str, Path] = {path.name: path for path in find_checkpoints(self.folder)}
+        recover(self.folder)
+        try:
+            found = find_checkpoints(self.folder)
+        except OSError as error:
+            raise StartupError(f"{self.folder}: cannot be read ({error.strerror}); set CAROUSEL_CHECKPOINTS") from None
+        self.paths: dict[str, Path] = {path.name: path for path in found}
         if not self.paths:
             raise StartupError(
                 f"no checkpoints in {self.folder}: train one with "
@@ -55,8 +63,9 @@ class Catalog:
             try:
                 yield load_checkpoint(path)
             except CheckpointError as error:
-                logger.error("refused checkpoint %s: %s", name, error)
-                yield Refused(name, error)
+                refused = Refused(one_line(name), error)
+                logger.error("refused checkpoint %s: %s", refused.name, error)
+                yield refused
 
     def _preferred(self) -> str:
         return PREFERRED_DEFAULT if PREFERRED_DEFAULT in self.paths else next(iter(self.paths))
