@@ -7,8 +7,9 @@
 - Files altered with their sums written anew, and configurations, are refused with a reason, or served with every id in
   range and every value finite. So are states.
 
-Cases run in processes of their own, so that a crash is seen and counted. Prints a table by kind of alteration, and the
-first of the cases that went wrong; the exit status is 1 where there are any. Needs a system that can fork.
+Cases run in a process beside, so that a crash is seen and counted. Prints a table by kind of alteration (unforeseen:
+refused, but by a fault that loading did not look for) and the first of the cases that went wrong; the exit status is 1
+where there are any. Needs a system that can fork.
 """
 
 import os
@@ -59,7 +60,7 @@ def main(
                 wrong.append(f"case {number} ({KINDS[number % len(KINDS)]}): {outcome}: {detail}")
     Console().print(_table(counts))
     Console().print(*wrong, f"seed {seed}, {time.perf_counter() - began:.0f} s", sep="\n", markup=False)
-    if any(counts[kind, outcome] for kind in KINDS for outcome in ("wrong", "crashed", "hung")):
+    if any(counts[kind, outcome] for kind in KINDS for outcome in OUTCOMES[2:]):
         raise typer.Exit(1)
 
 

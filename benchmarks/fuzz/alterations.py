@@ -16,12 +16,31 @@ VALUES: list[Json] = [
     *(None, True, False, 0, 1, -1, 2, 12, 255, 1 << 16, 1 << 24, 1_000_000, 1 << 31, 1 << 63, 1 << 64, -(1 << 63)),
     *(0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), "", "x", "<unk>", "<eos>", "a\nb", "\x00", "\ud800", "日"),
     *("x" * 10_000, [], {}, [[]], [0], ["a", "b"], {"type": "NFKC"}, {"type": "Sequence", "normalizers": []}),
-    {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="},
-    {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""},
-    {"strategy": {"Fixed": 4}, "direction": "Right", "pad_id": 1_000_000, "pad_type_id": 0, "pad_token": "x"},
-    {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0},
-    {"type": "BertProcessing", "sep": ["x", 999_999], "cls": ["y", 999_998]},
 ]
+PLANTED: dict[str, list[Json]] = {
+    "padding": [
+        {"strategy": strategy, "direction": side, "pad_id": 1_000_000, "pad_type_id": 0, "pad_token": "x"}
+        for strategy in ({"Fixed": 4}, {"Fixed": 1 << 40}, "BatchLongest")
+        for side in ("Left", "Right")
+    ],
+    "truncation": [{"direction": "Right", "max_length": n, "strategy": "LongestFirst", "stride": 0} for n in (0, 1)],
+    "normalizer": [
+        {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="},
+        {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""},
+        {"type": "Prepend", "prepend": "x" * 1000},
+        {"type": "Sequence", "normalizers": [{"type": "NFKC"}]},
+    ],
+    "post_processor": [
+        {"type": "BertProcessing", "sep": ["x", 999_999], "cls": ["y", 999_998]},
+        {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+    ],
+    "pre_tokenizer": [{"type": "ByteLevel", "add_prefix_space": True}, {"type": "Digits", "individual_digits": True}],
+    "added_tokens": [[{"id": 1 << 20, "content": "cat", "single_word": False, "lstrip": False, "rstrip": False}]],
+    "about": [{"a": "\ud800"}, {"a": float("nan")}, {"a": 1 << 10_000}],
+    "tokenizer": [{"level": level, "boundary": "line"} for level in ("char", "word", "split", "bpe")],
+}
+"""What means something at its place."""
+
 NAMES = [
     "padding",
     "truncation",
@@ -63,8 +82,12 @@ def altered_json(random: Random, content: bytes) -> bytes:
     if random.random() < 0.1:
         return altered_bytes(random, content)
     tree = json.loads(content)
-    for _ in range(random.choice([1, 1, 1, 2, 4])):
-        _alter_place(random, tree)
+    if random.random() < 0.3:
+        name = random.choice([name for name in PLANTED if name in tree])
+        tree[name] = random.choice(PLANTED[name])
+    else:
+        for _ in range(random.choice([1, 1, 1, 2, 4])):
+            _alter_place(random, tree)
     return json.dumps(tree).encode()
 
 

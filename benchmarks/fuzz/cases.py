@@ -27,7 +27,9 @@ from models.checkpoint.format import (
     load_checkpoint,
     save_checkpoint,
 )
-from models.config import Cell, NumberType
+from models.checkpoint.quantise import pack
+from models.checkpoint.tensors import to_bytes
+from models.config import NUMBER_TYPES, Cell, NetworkConfig, NumberType
 from models.decoding.completion import Completion, GenerationParams, prompt_inputs
 from models.decoding.sampling import SamplingParams
 from models.decoding.saved_state import SavedState, StateError
@@ -41,7 +43,7 @@ from tests.tiny import parts, tiny_model, tiny_tokenizer
 Outcome = Literal["refused", "served", "unforeseen"]
 """Of a case that is in order; `unforeseen`: refused, but by a fault that loading did not look for."""
 
-KINDS = ["sums kept", "tokenizer", "weights", "speller", "config", "state, sum kept", "state"]
+KINDS = ["sums kept", "tokenizer", "weights", "speller", "config", "network", "state, sum kept", "state"]
 """Of alterations: all but the kept sums are written anew."""
 
 SHAPES: dict[Level, tuple[Cell, NumberType, dict[str, Any]]] = {
@@ -100,6 +102,8 @@ def run_case(seed: int, number: int, subjects: list[Subject]) -> tuple[str, Outc
     subject = subjects[0] if kind == "speller" else random.choice(subjects)
     if kind.startswith("state"):
         return kind, _state_case(random, subject, kept="kept" in kind)
+    if kind == "network":
+        return kind, _loaded(subject.folder, _another_network(random, subject))
     return kind, _checkpoint_case(random, subject, kind)
 
 
@@ -123,15 +127,54 @@ def _checkpoint_case(random: Random, subject: Subject, kind: str) -> Outcome:
     if not kept:
         files[name] = alter(random, files[name])
         files[CONFIG] = _with_sum(files[CONFIG], name, files[name])
-    _write(subject.folder, files)
+    outcome = _loaded(subject.folder, files)
+    if kept and outcome == "served":
+        raise Fault(f"{name} was altered, its sum was not, and it was served")
+    return outcome
+
+
+def _loaded(folder: Path, files: dict[str, bytes]) -> Outcome:
+    """What becomes of a checkpoint of these files."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
     try:
-        checkpoint = load_checkpoint(subject.folder)
+        checkpoint = load_checkpoint(folder)
     except CheckpointError as error:
         return "unforeseen" if error.reason.startswith("cannot be loaded") else "refused"
-    if kept:
-        raise Fault(f"{name} was altered, its sum was not, and it was served")
     use(checkpoint)
     return "served"
+
+
+def _another_network(random: Random, subject: Subject) -> dict[str, bytes]:
+    """The files with a network of another shape, its weights as large or small as may be."""
+    vocabulary_size = len(subject.checkpoint.tokenizer)
+
+    def sizes(least: int) -> list[int]:
+        return [random.choice([1, 2, 5, 16, 17, 70]) for _ in range(random.choice([least, 1, 2]))]
+
+    one_hot = random.random() < 0.2
+    values = {
+        "vocabulary_size": vocabulary_size,
+        "embedding_size": vocabulary_size if one_hot else sizes(1)[0],
+        "hidden_sizes": sizes(1),
+        "cell": random.choice(["lstm", "lstm", "gru", "rnn", "lstm_peephole"]),
+        "projection_size": random.choice([None, *sizes(1)]),
+        "one_hot": one_hot,
+        "output_layers": sizes(0) if random.random() < 0.3 else [],
+    }
+    numbers = np.random.default_rng(random.getrandbits(64))
+    weights = {}
+    for name, shape in NetworkConfig.from_json(values).weight_shapes.items():
+        largest = 10 ** random.choice([-42, -20, -3, -1, 0, 1, 3, 5.99])
+        weights[name] = (numbers.uniform(-1, 1, shape) * largest).astype(np.float32)
+        if random.random() < 0.2:
+            weights[name][:] = largest
+    storage = random.choice(NUMBER_TYPES)
+    files = {**subject.files, WEIGHTS: to_bytes(pack(weights, storage))}
+    config = json.loads(files[CONFIG]) | {"network": values, "storage": storage}
+    return {**files, CONFIG: _with_sum(json.dumps(config).encode(), WEIGHTS, files[WEIGHTS])}
 
 
 def _with_sum(config: bytes, name: str, content: bytes) -> bytes:
@@ -141,13 +184,6 @@ def _with_sum(config: bytes, name: str, content: bytes) -> bytes:
     values = json.loads(config)
     values["sha256"][name] = hashlib.sha256(content).hexdigest()
     return json.dumps(values).encode()
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    shutil.rmtree(folder)
-    folder.mkdir()
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
 
 
 def use(checkpoint: Checkpoint) -> None:
