@@ -1,7 +1,5 @@
 """What is on disk: the folder of checkpoints, those that load and those that are refused. Nothing is served here."""
 
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +7,6 @@ from app.errors import UnknownModelError, shown
 from app.settings import Settings
 from models.checkpoint.format import Checkpoint, CheckpointError, find_checkpoints, load_checkpoint
 from models.files import recover
-from models.text.words import one_line
-
-logger = logging.getLogger("carousel")
 
 PREFERRED_DEFAULT = "english-word"
 
@@ -56,16 +51,6 @@ class Catalog:
             return load_checkpoint(self.paths[name])
         except CheckpointError as error:
             raise StartupError(str(error)) from None
-
-    def load_all(self) -> Iterator[Checkpoint | Refused]:
-        """Every checkpoint, in the order of their names."""
-        for name, path in self.paths.items():
-            try:
-                yield load_checkpoint(path)
-            except CheckpointError as error:
-                refused = Refused(one_line(name), error)
-                logger.error("refused checkpoint %s: %s", refused.name, error)
-                yield refused
 
     def _preferred(self) -> str:
         return PREFERRED_DEFAULT if PREFERRED_DEFAULT in self.paths else next(iter(self.paths))

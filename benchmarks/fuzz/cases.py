@@ -24,6 +24,7 @@ from models.checkpoint.format import (
     Checkpoint,
     CheckpointError,
     add_speller,
+    describe,
     load_checkpoint,
     save_checkpoint,
 )
@@ -90,7 +91,7 @@ def _subject(folder: Path, level: Level) -> Subject:
     network = load_inference(checkpoint.config, checkpoint.weights(), threads=1)
     states = network.zeros(1)
     network.run(np.array([prompt_inputs(checkpoint.tokenizer, TEXT)]), states, np.array([0]))
-    state = SavedState(states[0], 1 + len(TEXT), at_start=False).encode(checkpoint.fingerprint)
+    state = SavedState(states[0], 1 + len(TEXT), at_start=False).encode(checkpoint.version)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     return Subject(folder, files, checkpoint, network, state)
 
@@ -140,9 +141,11 @@ def _loaded(folder: Path, files: dict[str, bytes]) -> Outcome:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     try:
-        checkpoint = load_checkpoint(folder)
+        said, checkpoint = describe(folder), load_checkpoint(folder)
     except CheckpointError as error:
         return "unforeseen" if error.reason.startswith("cannot be loaded") else "refused"
+    if (said.version, said.about) != (checkpoint.version, checkpoint.about):
+        raise Fault("what a checkpoint says of itself is not what is loaded")
     use(checkpoint)
     return "served"
 
@@ -251,7 +254,7 @@ def _state_case(random: Random, subject: Subject, kept: bool) -> Outcome:
         text = _altered_state(random, subject.state, kept)
     checkpoint, network = subject.checkpoint, subject.network
     try:
-        state = SavedState.decode(text, checkpoint.config.state_layout.size, checkpoint.fingerprint)
+        state = SavedState.decode(text, checkpoint.config.state_layout.size, checkpoint.version)
     except StateError as error:
         str(error).encode()
         return "refused"

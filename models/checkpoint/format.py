@@ -175,7 +175,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     is wrong with it."""
     read = _identity(directory)
     try:
-        with _refusing(directory):
+        with refusing(directory):
             return _load(directory)
     except CheckpointError:
         if _identity(directory) == read:
@@ -184,8 +184,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
 
 
 @contextmanager
-def _refusing(directory: Path) -> Iterator[None]:
-    """Whatever goes wrong with a checkpoint is a reason to refuse it."""
+def refusing(directory: Path) -> Iterator[None]:
+    """Whatever goes wrong with a checkpoint is a reason to refuse it: raises `CheckpointError` and nothing else."""
     try:
         yield
     except (CheckpointError, KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -260,7 +260,7 @@ class Description:
 
 def describe(directory: Path) -> Description:
     """What a checkpoint says of itself. Raises `CheckpointError` and nothing else."""
-    with _refusing(directory):
+    with refusing(directory):
         return _describe(directory)
 
 

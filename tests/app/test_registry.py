@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from models.backends.native import available
+from models.checkpoint.format import save_checkpoint
 from models.files import replacing_directory
 from tests.app.commands.running import run
 from tests.app.conftest import serving
+from tests.tiny import tiny_model, tiny_tokenizer
 
 
 def truncate(checkpoint: Path) -> None:
@@ -86,6 +89,17 @@ def test_no_bad_checkpoint_stops_the_others(checkpoints: Path, caplog: pytest.Lo
     messages = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
     assert len(messages) == len(bad)
     assert all(message.isprintable() for message in messages)
+
+
+@pytest.mark.skipif(not available(), reason="the native kernels were not built")
+def test_a_checkpoint_that_cannot_be_run_here_does_not_stop_the_others(checkpoints: Path) -> None:
+    save_checkpoint(checkpoints / "gru", tiny_model(12, "gru"), tiny_tokenizer("word"))
+    with serving(checkpoints=checkpoints, default_model="word", threads=1, dtype="int8") as client:
+        info = client.get("/info").json()
+        assert client.post("/score", json={"text": "The cat"}).status_code == 200
+    assert [model["name"] for model in info["models"]] == ["char", "word"]
+    assert [refused["name"] for refused in info["refused"]] == ["gru"]
+    assert "int8 on a CPU needs the native kernels: they know lstm, not gru" in info["refused"][0]["reason"]
 
 
 def test_what_a_checkpoint_says_of_itself_is_told_on_as_json(checkpoints: Path) -> None:

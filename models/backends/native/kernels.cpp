@@ -10,14 +10,14 @@
 
 namespace {
 
-// Whether all are rows of the embedding and of the output matrix.
-bool known(const Network& net, const int64_t* ids, int64_t count) {
-    return std::all_of(ids, ids + count, [&](int64_t id) { return id >= 0 && id < net.vocabulary; });
+// Whether all are from 0 to size - 1.
+bool known(const int64_t* ids, int64_t count, int64_t size) {
+    return std::all_of(ids, ids + count, [&](int64_t id) { return id >= 0 && id < size; });
 }
 
 }  // namespace
 
-// Entry points that take token ids return 0, and have done nothing, where one is not in the vocabulary.
+// Entry points that take token ids return 0, and have done nothing, where one is no row of the matrix that it is for.
 extern "C" {
 
 // Bits: 1 AVX-512, 2 VNNI, 4 AVX-512 bfloat16, 8 AMX int8, 16 AMX bfloat16.
@@ -75,7 +75,7 @@ int carousel_run(void* network, int batch, int width, const int64_t* lengths, co
                  const int64_t* slots, float* features) {
     auto& net = *static_cast<Network*>(network);
     for (int b = 0; b < batch; ++b)
-        if (!known(net, ids + size_t(b) * width, lengths[b])) return 0;
+        if (!known(ids + size_t(b) * width, lengths[b], net.vocabulary)) return 0;
     run(net, batch, width, lengths, ids, states, slots, features);
     return 1;
 }
@@ -108,7 +108,7 @@ void carousel_logits(void* network, int count, const float* features, float* log
 int carousel_score(void* network, int count, const float* features, const int64_t* targets, float* logprobs,
                    int32_t* ranks) {
     auto& net = *static_cast<Network*>(network);
-    if (!known(net, targets, count)) return 0;
+    if (!known(targets, count, net.output.matrix->outputs)) return 0;
     score(net, count, features, targets, logprobs, ranks);
     return 1;
 }
@@ -123,7 +123,8 @@ int carousel_decode(void* network, int batch, int max_steps, double seconds, con
                     const int64_t* feed_ends, const int64_t* drawn, float* states, const int64_t* slots,
                     int64_t* tokens, int64_t* produced, int64_t* consumed, float* before_last) {
     auto& net = *static_cast<Network*>(network);
-    if (batch > 0 && !known(net, feeds, feed_ends[batch - 1])) return 0;
+    if (net.output.matrix->outputs > net.vocabulary) return 0;  // what is drawn is consumed
+    if (batch > 0 && !known(feeds, feed_ends[batch - 1], net.vocabulary)) return 0;
     decode(net, batch, max_steps, seconds, plans, feeds, feed_ends, drawn, states, slots, tokens, produced, consumed,
            before_last);
     return 1;

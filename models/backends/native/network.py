@@ -184,7 +184,8 @@ class NativeNetwork(OnCPU):
 
     def _require_known(self, done: int) -> None:
         if not done:
-            raise ValueError(f"a token id is not from 0 to {self._config.vocabulary_size - 1}")
+            sizes = {self._config.vocabulary_size, self._config.output_size}
+            raise ValueError(f"a token id is not from 0 to {min(sizes) - 1}")
 
     def _add_layer(self, weights: Mapping[str, Array], layer: str) -> None:
         from_input, from_hidden = weights[layer + "weight_ih_l0"], weights[layer + "weight_hh_l0"]
