@@ -59,16 +59,17 @@ test: .venv/.dev ## run the tests, in a process for each core; ARGS="-k sampling
 
 # A copy of the tree has kernels of its own, built so that a read or write outside of memory, or what C++ leaves
 # undefined, ends the process. Python itself leaks at its end, and is not what is tested.
-SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -w
 SANITIZED := build/sanitize
 sanitize: .venv/.dev ## run the kernels' tests under address and undefined-behaviour sanitizers (GCC)
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	tar -c --exclude='*.so' --exclude=__pycache__ app benchmarks carousel checkpoints models tests training \
 	  LICENSE README.md pyproject.toml setup.py | tar -x -C $(SANITIZED)
 	cd $(SANITIZED) && CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
-	cd $(SANITIZED) && LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	  CI=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider tests/models/backends tests/training/kernels $(ARGS)
+	cd $(SANITIZED) && export LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  CI=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 && \
+	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider tests/models/backends tests/training/kernels $(ARGS) && \
+	  $(CURDIR)/$(BIN)/python -m benchmarks.fuzz --cases 4000
 	g++ -std=c++20 -O1 -g -ffp-contract=off -pthread $(SANITIZE) tests/models/backends/portable.cpp -o $(SANITIZED)/portable
 	$(SANITIZED)/portable > /dev/null
 
