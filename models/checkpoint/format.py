@@ -17,6 +17,7 @@ import json
 import math
 import re
 import stat
+import traceback
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -191,8 +192,9 @@ def refusing(directory: Path) -> Iterator[None]:
     except (CheckpointError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of a library is no `Exception`, and a lack of memory is no fault of ours
-        reason = f"cannot be loaded ({type(error).__name__}: {error})"
-        raise CheckpointError(directory, reason) from error
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"cannot be loaded ({type(error).__name__} in {Path(place.filename).name}:{place.lineno}: {error})"
+        raise CheckpointError(directory, reason) from None  # a log would quote the error as it is
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:
