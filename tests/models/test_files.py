@@ -144,3 +144,17 @@ def test_what_is_no_regular_file_of_a_right_size_is_not_read(make: Callable[[Pat
 def test_a_file_of_the_right_size_is_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"1234")
     assert read_file(tmp_path / "file", 4) == b"1234"
+
+
+def test_of_a_file_that_grows_no_more_is_read_than_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"1234")
+    fstat = os.fstat
+
+    def late(descriptor: int) -> os.stat_result:
+        found = fstat(descriptor)
+        with (tmp_path / "file").open("ab") as file:
+            file.write(b"x" * 1_000_000)
+        return found
+
+    monkeypatch.setattr(os, "fstat", late)
+    assert read_file(tmp_path / "file", 4) == b"1234"
