@@ -17,7 +17,7 @@ INSTALL_cuda  := torch==$(TORCH_VERSION)
 KERNELS := $(wildcard models/backends/native/*.cpp models/backends/native/*.h training/kernels/*.cpp training/kernels/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test check bench figures format lock clean
+.PHONY: help serve train test sanitize check bench figures format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,22 @@ train: .venv/.train ## train a model on a text and export it to checkpoints/NAME
 
 test: .venv/.dev ## run the tests, in a process for each core; ARGS="-k sampling"
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+# A copy of the tree has kernels of its own, built so that a read or write outside of memory, or what C++ leaves
+# undefined, ends the process. Python itself leaks at its end, and is not what is tested.
+SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -w
+SANITIZED := build/sanitize
+sanitize: .venv/.dev ## run the kernels' tests under address and undefined-behaviour sanitizers (GCC)
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	tar -c --exclude='*.so' --exclude=__pycache__ app benchmarks carousel checkpoints models tests training \
+	  LICENSE README.md pyproject.toml setup.py | tar -x -C $(SANITIZED)
+	cd $(SANITIZED) && CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	cd $(SANITIZED) && export LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  CI=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 && \
+	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider tests/models/backends tests/training/kernels $(ARGS) && \
+	  $(CURDIR)/$(BIN)/python -m benchmarks.fuzz --cases 4000
+	g++ -std=c++20 -O1 -g -ffp-contract=off -pthread $(SANITIZE) tests/models/backends/portable.cpp -o $(SANITIZED)/portable
+	$(SANITIZED)/portable > /dev/null
 
 check: .venv/.dev ## check formatting, lint, types, and that the set-up is whole
 	$(BIN)/ruff format --check .

@@ -1,15 +1,12 @@
 """What is on disk: the folder of checkpoints, those that load and those that are refused. Nothing is served here."""
 
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import UnknownModelError, shown
 from app.settings import Settings
 from models.checkpoint.format import Checkpoint, CheckpointError, find_checkpoints, load_checkpoint
-
-logger = logging.getLogger("carousel")
+from models.files import recover
 
 PREFERRED_DEFAULT = "english-word"
 
@@ -20,18 +17,24 @@ class StartupError(RuntimeError):
 
 @dataclass(frozen=True)
 class Refused:
-    """A checkpoint that does not load. name: of its folder."""
+    """A checkpoint that does not load. name: of its folder, as it can be shown."""
 
     name: str
     error: CheckpointError
 
 
 class Catalog:
-    """The checkpoints of a folder, by name. Raises `StartupError` for a folder without checkpoints."""
+    """The checkpoints of a folder, by name; what an export left that was killed is put right first. Raises
+    `StartupError` for a folder that cannot be read or has no checkpoints."""
 
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.checkpoints
-        self.paths: dict[str, Path] = {path.name: path for path in find_checkpoints(self.folder)}
+        recover(self.folder)
+        try:
+            found = find_checkpoints(self.folder)
+        except OSError as error:
+            raise StartupError(f"{self.folder}: cannot be read ({error.strerror}); set CAROUSEL_CHECKPOINTS") from None
+        self.paths: dict[str, Path] = {path.name: path for path in found}
         if not self.paths:
             raise StartupError(
                 f"no checkpoints in {self.folder}: train one with "
@@ -48,15 +51,6 @@ class Catalog:
             return load_checkpoint(self.paths[name])
         except CheckpointError as error:
             raise StartupError(str(error)) from None
-
-    def load_all(self) -> Iterator[Checkpoint | Refused]:
-        """Every checkpoint, in the order of their names."""
-        for name, path in self.paths.items():
-            try:
-                yield load_checkpoint(path)
-            except CheckpointError as error:
-                logger.error("refused checkpoint %s: %s", name, error)
-                yield Refused(name, error)
 
     def _preferred(self) -> str:
         return PREFERRED_DEFAULT if PREFERRED_DEFAULT in self.paths else next(iter(self.paths))

@@ -18,8 +18,9 @@ from app.keys import Key
 from app.metrics import Metrics
 from app.settings import Settings
 from models.backends.load import gpu_available, load_inference
-from models.checkpoint.format import Checkpoint, CheckpointError, Description, describe, load_checkpoint
+from models.checkpoint.format import Checkpoint, CheckpointError, Description, describe, load_checkpoint, refusing
 from models.process import cores
+from models.text.words import one_line
 from models.words.next_words import WordIndex, WordPieces
 
 logger = logging.getLogger("carousel")
@@ -154,18 +155,21 @@ class Registry:
         except CheckpointError as error:
             self.refuse(name, error)
 
-    def refuse(self, name: str, error: CheckpointError) -> None:
+    def refuse(self, name: str, error: CheckpointError) -> Refused:
         """A checkpoint is not served."""
-        logger.error("refused checkpoint %s: %s", name, error)
-        self.refused.append(Refused(name, error))
+        refused = Refused(one_line(name), error)
+        logger.error("refused checkpoint %s: %s", refused.name, error)
+        self.refused.append(refused)
+        return refused
 
     def build(self, path: Path) -> ServedModel:
         """A model of a checkpoint, its engine not started. Raises `CheckpointError`."""
         checkpoint = load_checkpoint(path)
-        try:
-            served = make_served(checkpoint, self._device, self._settings, self._metrics)
-        except StartupError as error:  # of this network alone: others have the number type that is wanted
-            raise CheckpointError(path, str(error)) from None
+        with refusing(path):
+            try:
+                served = make_served(checkpoint, self._device, self._settings, self._metrics)
+            except StartupError as error:  # of this network alone: others have the number type that is wanted
+                raise CheckpointError(path, str(error)) from None
         checkpoint.let_go()
         logger.info(
             "loaded %s: %d parameters, %s", checkpoint.name, checkpoint.config.num_parameters, served.engine.backend

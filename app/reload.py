@@ -38,7 +38,7 @@ class Reloader:
             answer = ReloadResponse(loaded=[], kept=[], refused=[], removed=[])
             self._registry.refused.clear()
             try:
-                paths = Catalog(self._settings).paths
+                paths = (await asyncio.to_thread(Catalog, self._settings)).paths
             except StartupError:  # an empty folder
                 paths = {}
             for name, path in paths.items():
@@ -51,8 +51,7 @@ class Reloader:
                     served = await self._registry.start_version(path)
                 except (CheckpointError, StartupError) as error:
                     refused = error if isinstance(error, CheckpointError) else CheckpointError(path, str(error))
-                    self._registry.refuse(name, refused)
-                    answer.refused.append(name)
+                    answer.refused.append(self._registry.refuse(name, refused).name)
                     continue
                 if entry is None:
                     entry = self._registry.entries[name] = Entry(name, path, description)

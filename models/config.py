@@ -21,8 +21,8 @@ Task = Literal["language_model"]
 GATES: dict[Cell, int] = {"rnn": 1, "gru": 3, "lstm": 4, "lstm_peephole": 4}
 """Blocks of rows of a recurrent layer's matrices, each as high as the layer is wide."""
 
-MAX_SIZE = 1 << 24
-"""No width or vocabulary is larger: a configuration that says so is damaged."""
+MAX_VOCABULARY, MAX_WIDTH, MAX_LAYERS, MAX_PARAMETERS = 1 << 24, 1 << 16, 128, 1 << 30
+"""No network is larger: a configuration that says so is damaged."""
 
 MAX_ONE_HOT = 1 << 13
 """Types of a vocabulary that may be read one-hot: the identity matrix is held in memory."""
@@ -55,13 +55,17 @@ class NetworkConfig:
             raise ValueError(f"cell: {self.cell!r} is not one of {', '.join(get_args(Cell))}")
         if not self.hidden_sizes:
             raise ValueError("hidden_sizes: at least one layer is needed")
+        for name in ("hidden_sizes", "output_layers"):
+            if len(getattr(self, name)) > MAX_LAYERS:
+                raise ValueError(f"{name}: {len(getattr(self, name))} layers are more than {MAX_LAYERS}, the most here")
         sizes = {"vocabulary_size": self.vocabulary_size, "embedding_size": self.embedding_size}
         sizes |= {f"hidden_sizes[{i}]": size for i, size in enumerate(self.hidden_sizes)}
         sizes |= {f"output_layers[{i}]": size for i, size in enumerate(self.output_layers)}
         sizes |= {name: size for name in ("projection_size", "outputs") if (size := getattr(self, name)) is not None}
         for name, size in sizes.items():
-            if type(size) is not int or not 0 < size <= MAX_SIZE:
-                raise ValueError(f"{name}: {size!r} is not a whole number from 1 to {MAX_SIZE}")
+            most = MAX_VOCABULARY if name == "vocabulary_size" else MAX_WIDTH
+            if type(size) is not int or not 0 < size <= most:
+                raise ValueError(f"{name}: {size!r} is not a whole number from 1 to {most}")
         for name in ("tied", "one_hot"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not true or false")
@@ -80,6 +84,8 @@ class NetworkConfig:
                 + ("make the last of output_layers " if self.output_layers else "set projection_size to ")
                 + str(self.embedding_size)
             )
+        if self.num_parameters > MAX_PARAMETERS:
+            raise ValueError(f"network: {self.num_parameters} parameters are more than {MAX_PARAMETERS}, the most here")
 
     @property
     def feature_size(self) -> int:

@@ -14,7 +14,13 @@ Matrices are stored as float32, bfloat16 or int8 (models/checkpoint/quantise.py)
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import re
+import stat
+import traceback
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +31,9 @@ from models.checkpoint.quantise import StoredWeights, pack
 from models.checkpoint.speller import pack_speller, unpack_speller
 from models.checkpoint.tensors import from_bytes, to_bytes
 from models.config import NetworkConfig, NumberType, Task
-from models.files import replacing_directory, write_atomically
+from models.files import read_file, replacing_directory, write_atomically
 from models.text.tokenizer import Tokenizer
+from models.text.words import one_line
 from models.words.speller import Speller
 
 if TYPE_CHECKING:
@@ -40,17 +47,23 @@ SPELLER = "speller.safetensors"
 DEFAULT_TASK: Task = "language_model"
 """Of a checkpoint whose configuration names none."""
 
+MAX_TEXT_BYTES, MAX_TOKENIZER_BYTES, MAX_LEXICON_BYTES = 4 << 20, 256 << 20, 64 << 20
+"""No configuration or card, tokenizer, or lexicon of a speller is larger."""
+
+MAX_DEPTH = 32
+"""`about` is nested no deeper: what is read as JSON must be written as JSON again."""
+
 
 class CheckpointError(ValueError):
     """A directory that is not a checkpoint this version can serve.
 
-    path: the file that is wrong. reason: what is wrong with it.
+    path: the file that is wrong. reason: what is wrong with it. Both can be shown and logged, whatever they quote.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
+        self.path = Path(one_line(str(path), 4096))
+        self.reason = one_line(reason)
+        super().__init__(f"{self.path}: {self.reason}")
 
 
 @dataclass(frozen=True)
@@ -159,71 +172,219 @@ def update_about(directory: Path, about: dict[str, Any], card: str) -> None:
 
 
 def load_checkpoint(directory: Path) -> Checkpoint:
-    """Read and check a checkpoint. Raises `CheckpointError`, naming the file and what is wrong with it."""
-    path = directory / CONFIG
-    config = _read_config(path)
+    """Read and check a checkpoint, whoever made it. Raises `CheckpointError` and nothing else, naming the file and what
+    is wrong with it."""
+    read = _identity(directory)
     try:
-        task = _choice(config, "task", Task, DEFAULT_TASK)
-        network = NetworkConfig.from_json(_field(config, "network", dict))
-        storage = _choice(config, "storage", NumberType)
-        level_and_boundary = _field(config, "tokenizer", dict)
-        digests = _field(config, "sha256", dict)
-        about = _field(config, "about", dict)
-        spelling = NetworkConfig.from_json(_field(config, "speller", dict)) if config.get("speller") else None
-    except ValueError as error:
-        raise CheckpointError(path, str(error)) from None
-    contents = {name: _read_checked(directory / name, digests.get(name)) for name in (WEIGHTS, TOKENIZER)}
-    tokenizer = _read_tokenizer(directory / TOKENIZER, contents[TOKENIZER], level_and_boundary, network)
+        with refusing(directory):
+            return _load(directory)
+    except CheckpointError:
+        if _identity(directory) == read:
+            raise
+    return load_checkpoint(directory)  # another one has taken its place meanwhile
+
+
+@contextmanager
+def refusing(directory: Path) -> Iterator[None]:
+    """Whatever goes wrong with a checkpoint is a reason to refuse it: raises `CheckpointError` and nothing else."""
     try:
-        stored = StoredWeights(from_bytes(contents[WEIGHTS]), storage, network)
+        yield
+    except (CheckpointError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a library is no `Exception`, and a lack of memory is no fault of ours
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"cannot be loaded ({type(error).__name__} in {Path(place.filename).name}:{place.lineno}: {error})"
+        raise CheckpointError(directory, reason) from None  # a log would quote the error as it is
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    """What tells a folder from another of the same name."""
+    try:
+        found = directory.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _load(directory: Path) -> Checkpoint:
+    said = _describe(directory)
+    network, digests = said.config, said.digests
+    most = {WEIGHTS: _most_bytes(network), TOKENIZER: min(MAX_TOKENIZER_BYTES, 2**20 + 512 * network.vocabulary_size)}
+    contents = {name: _read_checked(directory / name, digests.get(name), most[name]) for name in most}
+    tokenizer = _read_tokenizer(directory / TOKENIZER, contents[TOKENIZER], said)
+    try:
+        stored = StoredWeights(from_bytes(contents[WEIGHTS]), said.storage, network)
     except ValueError as error:
         raise CheckpointError(directory / WEIGHTS, str(error)) from None
-    speller = None
-    if spelling is not None:
-        try:
-            speller = unpack_speller(_read_checked(directory / SPELLER, digests.get(SPELLER)), spelling)
-        except CheckpointError:
-            raise
-        except ValueError as error:
-            raise CheckpointError(directory / SPELLER, str(error)) from None
     return Checkpoint(
         name=directory.name,
         config=network,
         tokenizer=tokenizer,
-        storage=storage,
-        fingerprint=digests[WEIGHTS],
-        about=about,
-        card=_read_card(directory / CARD),
+        storage=said.storage,
+        fingerprint=said.fingerprint,
+        about=said.about,
+        card=said.card,
         digests=digests,
         stored=stored,
-        speller=speller,
-        task=task,
+        speller=_read_speller(directory / SPELLER, digests.get(SPELLER), said.speller) if said.speller else None,
+        task=said.task,
     )
 
 
-def _read_tokenizer(path: Path, content: bytes, how: dict[str, Any], network: NetworkConfig) -> Tokenizer:
+@dataclass(frozen=True)
+class Description:
+    """What the configuration of a checkpoint says, its other files but the card not read. digests: of the files that
+    decide its answers, by name. speller: the network of its speller."""
+
+    task: Task
+    config: NetworkConfig
+    level: Any
+    boundary: Any
+    storage: NumberType
+    speller: NetworkConfig | None
+    digests: dict[str, str]
+    about: dict[str, Any]
+    card: str
+
+    @property
+    def has_speller(self) -> bool:
+        return self.speller is not None
+
+    @property
+    def fingerprint(self) -> str:
+        return self.digests[WEIGHTS]
+
+    @property
+    def version(self) -> str:
+        """See `Checkpoint.version`."""
+        return version_of(self.digests)
+
+
+def describe(directory: Path) -> Description:
+    """What a checkpoint says of itself. Raises `CheckpointError` and nothing else."""
+    with refusing(directory):
+        return _describe(directory)
+
+
+def _describe(directory: Path) -> Description:
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in directory.name):
+        raise CheckpointError(directory, "its name has control characters or is not UTF-8: rename the folder")
+    path = directory / CONFIG
+    config = _read_config(path)
     try:
-        tokenizer = Tokenizer.from_bytes(content, how.get("level"), how.get("boundary"))  # type: ignore[arg-type]
+        task, tokenizer = _choice(config, "task", Task, DEFAULT_TASK), _field(config, "tokenizer", dict)
+        return Description(
+            task=task,
+            config=_network(_field(config, "network", dict), predicts_tokens=task == DEFAULT_TASK),
+            level=tokenizer.get("level"),
+            boundary=tokenizer.get("boundary"),
+            storage=_choice(config, "storage", NumberType),
+            speller=_network(_field(config, "speller", dict), True) if config.get("speller") else None,
+            digests=_checked_digests(_field(config, "sha256", dict)),
+            about=_checked_about(_field(config, "about", dict)),
+            card=_read_card(directory / CARD),
+        )
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(path, str(error)) from None
-    if len(tokenizer) != network.vocabulary_size:
-        raise CheckpointError(path, f"has {len(tokenizer)} tokens where {CONFIG} says {network.vocabulary_size}")
+
+
+def _network(values: dict[str, Any], predicts_tokens: bool) -> NetworkConfig:
+    network = NetworkConfig.from_json(values)
+    if predicts_tokens and network.outputs is not None:
+        raise ValueError(f"outputs: {network.outputs} is given, but a language model predicts the tokens")
+    return network
+
+
+def _checked_digests(digests: dict[str, Any]) -> dict[str, str]:
+    for name in (WEIGHTS, TOKENIZER, SPELLER):
+        if name in digests and not re.fullmatch("[0-9a-f]{64}", str(digests[name])):
+            raise ValueError(f"sha256: {digests[name]!r} of {name} is no SHA-256 in hexadecimal")
+    if WEIGHTS not in digests:
+        raise ValueError(f"sha256: has none of {WEIGHTS}")
+    return {name: digests[name] for name in (WEIGHTS, TOKENIZER, SPELLER) if name in digests}
+
+
+def version_of(digests: Mapping[str, str]) -> str:
+    """SHA-256, in hexadecimal, of the digests of the files that decide a model's answers."""
+    return _sha256(json.dumps(digests, sort_keys=True).encode())
+
+
+def _most_bytes(network: NetworkConfig) -> int:
+    """Bytes that a file of these weights has at most: eight a number, and what the file says of each tensor."""
+    return 8 * network.num_parameters + 2048 * len(network.weight_shapes) + 2**20
+
+
+def _read_speller(path: Path, digest: str | None, network: NetworkConfig) -> Speller:
+    content = _read_checked(path, digest, _most_bytes(network) + MAX_LEXICON_BYTES)
+    try:
+        return unpack_speller(content, network)
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from None
+
+
+def _read_card(path: Path) -> str:
+    try:
+        return read_file(path, MAX_TEXT_BYTES).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror})") from None
+
+
+def _checked_about(about: dict[str, Any]) -> dict[str, Any]:
+    """Raises `ValueError` where it could not be told on as JSON."""
+    level: list[Any] = [about]
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level if isinstance(one, dict | list) for inner in _children(one)]
+    if level:
+        raise ValueError(f"about: is nested deeper than {MAX_DEPTH}")
+    try:
+        json.dumps(about, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("about: holds half a surrogate pair, which no UTF-8 has") from None
+    return about
+
+
+def _children(value: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _read_tokenizer(path: Path, content: bytes, said: Description) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_bytes(content, said.level, said.boundary)
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from None
+    if len(tokenizer) != said.config.vocabulary_size:
+        raise CheckpointError(path, f"has {len(tokenizer)} tokens where {CONFIG} says {said.config.vocabulary_size}")
     return tokenizer
 
 
 def find_checkpoints(root: Path) -> list[Path]:
-    """Directories below `root` that mean to be checkpoints, by name; hidden ones are being written."""
+    """What is below `root` and means to be a checkpoint, by name: directories, and links that lead nowhere, which are
+    refused. Hidden ones are being written."""
     if not root.is_dir():
         return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in root.iterdir() if not path.name.startswith(".") and _may_be_checkpoint(path))
+
+
+def _may_be_checkpoint(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        text = read_file(path, MAX_TEXT_BYTES).decode()
+        config = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError:
         raise CheckpointError(path, "is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"cannot be read as JSON ({error})") from None
     if not isinstance(config, dict):
         raise CheckpointError(path, "is not a JSON object")
@@ -235,6 +396,11 @@ def _read_config(path: Path) -> dict[str, Any]:
             path, f"format_version: {version} is newer than {FORMAT_VERSION}, the newest known here; update Carousel"
         )
     return config
+
+
+def _finite(number: str) -> float | None:
+    """A number; None for one that JSON has not: where a figure was missing, NaN has been written."""
+    return value if math.isfinite(value := float(number)) else None
 
 
 def _as_text(config: dict[str, Any]) -> bytes:
@@ -255,9 +421,9 @@ def _choice(config: dict[str, Any], name: str, choices: Any, default: str | None
     return value
 
 
-def _read_checked(path: Path, digest: str | None) -> bytes:
+def _read_checked(path: Path, digest: str | None, most: int) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read_file(path, most)
     except FileNotFoundError:
         raise CheckpointError(path, "is missing") from None
     except OSError as error:
@@ -269,51 +435,3 @@ def _read_checked(path: Path, digest: str | None) -> bytes:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-@dataclass(frozen=True)
-class Description:
-    """What the configuration of a checkpoint says, its other files not read. version: see `Checkpoint.version`."""
-
-    task: Task
-    config: NetworkConfig
-    level: str
-    boundary: str
-    storage: NumberType
-    has_speller: bool
-    fingerprint: str
-    version: str
-    about: dict[str, Any]
-    card: str
-
-
-def describe(directory: Path) -> Description:
-    """What a checkpoint says of itself. Raises `CheckpointError`."""
-    path = directory / CONFIG
-    config = _read_config(path)
-    try:
-        tokenizer, digests = _field(config, "tokenizer", dict), _field(config, "sha256", dict)
-        return Description(
-            task=_choice(config, "task", Task, DEFAULT_TASK),
-            config=NetworkConfig.from_json(_field(config, "network", dict)),
-            level=_field(tokenizer, "level", str),
-            boundary=_field(tokenizer, "boundary", str),
-            storage=_choice(config, "storage", NumberType),
-            has_speller=bool(config.get("speller")),
-            fingerprint=_field(digests, WEIGHTS, str),
-            version=version_of(digests),
-            about=_field(config, "about", dict),
-            card=_read_card(directory / CARD),
-        )
-    except ValueError as error:
-        raise CheckpointError(path, str(error)) from None
-
-
-def version_of(digests: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of the digests of the files that decide a model's answers."""
-    named = {name: str(digests[name]) for name in (WEIGHTS, TOKENIZER, SPELLER) if name in digests}
-    return _sha256(json.dumps(named, sort_keys=True).encode())
-
-
-def _read_card(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

@@ -13,6 +13,10 @@ from models.config import NetworkConfig, NumberType
 
 _SCALE = ".scale"
 
+MAX_WEIGHT = 1e6
+"""No weight is larger, whatever its sign. None that was trained comes near it, and below it no sum overflows, whatever
+the network's widths are: what is computed stays finite."""
+
 
 def pack(weights: Mapping[str, Array], storage: NumberType) -> dict[str, Array]:
     """Float32 weights as a file stores them."""
@@ -33,7 +37,7 @@ class StoredWeights(Mapping[str, Array]):
     """Weights by name, kept as they are stored; each is unpacked to float32 whenever it is asked for."""
 
     def __init__(self, stored: Mapping[str, Array], storage: NumberType, config: NetworkConfig) -> None:
-        """Raises `ValueError`, naming the tensor, where one is missing, extra, misshapen or not finite."""
+        """Raises `ValueError`, naming the tensor, where one is missing, extra, misshapen, not finite or too large."""
         self._stored = stored
         self._scaled = storage == "int8"
         found = [name for name in stored if not (self._scaled and name.endswith(_SCALE))]
@@ -43,8 +47,12 @@ class StoredWeights(Mapping[str, Array]):
             expected = config.weight_shapes.get(name, "no such tensor")
             if shape != expected:
                 raise ValueError(f"tensor {name}: has shape {shape} where config.json asks for {expected}")
-            if not np.isfinite(self[name]).all():
+            with np.errstate(all="ignore"):  # what overflows here is not finite
+                weight = self[name]
+            if not np.isfinite(weight).all():
                 raise ValueError(f"tensor {name}: holds values that are not finite")
+            if np.abs(weight).max() > MAX_WEIGHT:
+                raise ValueError(f"tensor {name}: holds values beyond {MAX_WEIGHT:.0f}, which no training leads to")
 
     def __getitem__(self, name: str) -> Array:
         """Float32; not to be written to."""

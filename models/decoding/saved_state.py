@@ -19,6 +19,10 @@ from models.arrays import Array
 
 STATE_VERSION = 1
 
+MAX_VALUE = float(1 << 40)
+"""No value of a state is larger, whatever its sign: a token adds at most 1 to a cell. So what is computed from a state
+that anyone may have made stays finite, the weights being those of a checkpoint (models/checkpoint/quantise.py)."""
+
 _HEADER = struct.Struct("<B8sBQI")
 _CHECKSUM_BYTES, _MAC_BYTES = 8, 32
 _MODEL = slice(1, 9)
@@ -77,8 +81,8 @@ class SavedState:
         if count != size or flags > _AT_START or position >= 1 << 62:
             raise StateError("has a header that no state of this model has")
         row = np.frombuffer(body[_HEADER.size :], dtype="<f4").astype(np.float32)
-        if not np.isfinite(row).all():
-            raise StateError("holds values that are not finite")
+        if not (np.abs(row) <= MAX_VALUE).all():
+            raise StateError("holds values that are not finite, or larger than any text leads to")
         state = cls(row, position, bool(flags & _AT_START))
         if state.encode(model, secret) != text:
             raise StateError("is not in the one form that a state is written in")

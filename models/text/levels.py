@@ -4,7 +4,7 @@ A new level is one more entry of `LEVELS`. Nothing here knows a vocabulary or a 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, ClassVar, Literal, get_args
 
 import tokenizers
@@ -91,6 +91,10 @@ class LevelRules(ABC):
         space = " " if self.writes_space else ""
         return [(space + token).encode() for token in tokens]
 
+    def required_tokens(self) -> Set[str]:
+        """Tokens that every vocabulary of this level has, the special ones aside."""
+        return set()
+
 
 class Characters(LevelRules):
     name, unit = "char", "character"
@@ -155,6 +159,10 @@ class Subwords(LevelRules):
         """A token may hold part of a character."""
         table = _byte_alphabet()
         return [bytes(table[c] for c in token) if token not in (UNK, EOS) else b"" for token in tokens]
+
+    def required_tokens(self) -> Set[str]:
+        """A byte without a token would be left out of a text."""
+        return _byte_alphabet().keys()
 
 
 LEVELS: dict[Level, LevelRules] = {rules.name: rules for rules in (Characters(), Words(), SplitWords(), Subwords())}

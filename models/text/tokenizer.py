@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import tokenizers
-from tokenizers import Regex, normalizers
 
 from models.text.levels import EOS, LEVELS, UNK, Level
+from models.text.speech import speech_normalizer
+from models.text.tokenizer_file import read_tokenizer
 
 Boundary = Literal["line", "paragraph", "document"]
 Normalization = Literal["none", "speech"]
@@ -40,22 +41,10 @@ REMEMBERED_TEXTS, REMEMBERED_CHARACTERS = 64, 20_000
 AT_ONCE = 200_000
 """Characters of pieces that are cut together, where they are many: the library needs much memory meanwhile."""
 
+_TRIAL = "The cat's 3rd naïve “wörds” --\n\nمرحبا 你好 🙂\t\x00 e\u0301 <unk> <eos> mr st"
+"""What a tokenizer from a file has to be able to read."""
+
 _BOUNDARY_PATTERN: dict[Boundary, re.Pattern[str]] = {"line": re.compile("\n"), "paragraph": re.compile("\n{2,}")}
-
-_SPOKEN = {"mr": "mister", "mrs": "missus", "dr": "doctor", "st": "saint"}
-"""Abbreviations that are read as words."""
-
-_NOT_SPOKEN = r"(?<![\p{L}\p{M}\p{N}])'|'(?![\p{L}\p{M}\p{N}])|[^\p{L}\p{M}\p{N}'\s]"
-"""Marks, and apostrophes that are not inside a word."""
-
-
-def _speech_normalizer() -> normalizers.Normalizer:
-    """Text as speech recognisers write it, whatever its case and punctuation: lower case, words alone."""
-    steps = [normalizers.Lowercase(), normalizers.Replace("’", "'"), normalizers.Replace(Regex(_NOT_SPOKEN), " ")]
-    for short, word in _SPOKEN.items():
-        # All but the first letter, which keeps its place: the library loses that of what it replaces.
-        steps.append(normalizers.Replace(Regex(rf"(?<=\b{short[0]}){short[1:]}\b"), word[1:]))
-    return normalizers.Sequence(steps)
 
 
 @dataclass(frozen=True)
@@ -71,8 +60,7 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer, level: Level, boundary: Boundary) -> None:
         """Raises `ValueError` for another level, a missing special token, and ids that are not 0 … V-1."""
-        if level not in list(LEVELS):  # a checkpoint may name anything, also what cannot be looked up
-            raise ValueError(f"level: {level!r} is not one of {', '.join(LEVELS)}")
+        _check_level(level)
         if boundary not in BOUNDARIES:
             raise ValueError(f"boundary: {boundary!r} is not one of {', '.join(BOUNDARIES)}")
         if not _cuts_as(inner, level):
@@ -116,18 +104,29 @@ class Tokenizer:
         inner = rules.untrained()
         trainer = rules.trainer(vocabulary_size, min_count)
         if normalization == "speech":
-            inner.normalizer = _speech_normalizer()
+            inner.normalizer = speech_normalizer()
         inner.train_from_iterator((piece for text in texts for piece in _countable(text, boundary)), trainer)
         return cls(inner, level, boundary)
 
     @classmethod
     def from_bytes(cls, content: bytes, level: Level, boundary: Boundary) -> "Tokenizer":
-        """Read the content of a `tokenizer.json`. Raises `ValueError` when it is not one of ours."""
+        """Read the content of a `tokenizer.json`. Raises `ValueError` when it is not one that training here writes."""
+        _check_level(level)
+        tokenizer = cls(read_tokenizer(content, level), level, boundary)
+        tokenizer._try()
+        return tokenizer
+
+    def _try(self) -> None:
+        """Read and write a text. Raises `ValueError` where a token or an id does not come out right."""
+        if missing := self.rules.required_tokens() - self.vocabulary.keys():
+            raise ValueError(f"the vocabulary has no {min(missing)!r}, which every one of level {self.level} has")
         try:
-            inner = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"not a tokenizer file ({error})") from None
-        return cls(inner, level, boundary)
+            surfaces = self.token_bytes
+        except KeyError as error:
+            raise ValueError(f"the vocabulary has a token with {error.args[0]!r}, which stands for no byte") from None
+        ids = [*self._encode_ids(_TRIAL), *self.encode(_TRIAL).ids, *self.encode_noting(_TRIAL)[0]]
+        if not all(0 <= token_id < len(surfaces) for token_id in ids):
+            raise ValueError(f"a trial text has ids that are not 0 … {len(surfaces) - 1}")
 
     def save(self, path: Path) -> None:
         self.inner.save(str(path), pretty=False)
@@ -289,6 +288,11 @@ class TextDecoder:
     def flush(self) -> str:
         """What an unfinished character at the end of the text becomes: U+FFFD, or nothing."""
         return self._utf8.decode(b"", final=True)
+
+
+def _check_level(level: Level) -> None:
+    if level not in list(LEVELS):  # a checkpoint may name anything, also what cannot be looked up
+        raise ValueError(f"level: {level!r} is not one of {', '.join(LEVELS)}")
 
 
 def _cuts_as(inner: tokenizers.Tokenizer, level: Level) -> bool:

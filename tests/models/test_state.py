@@ -8,7 +8,7 @@ import pytest
 from models.decoding.saved_state import SavedState, StateError
 
 MODEL, OTHER = "ab" * 32, "cd" * 32
-STATE = SavedState(np.array([0.0, -0.0, 1e-40, 1 / 3, -3.4e38], np.float32), position=12345, at_start=True)
+STATE = SavedState(np.array([0.0, -0.0, 1e-40, 1 / 3, -1e12], np.float32), position=12345, at_start=True)
 TEXT = STATE.encode(MODEL)
 
 
@@ -40,6 +40,7 @@ def test_a_state_comes_back_bit_for_bit() -> None:
         (damaged(-1, 1), "checksum"),
         (STATE.encode(OTHER), "another model"),
         (SavedState(np.array([1.0, np.inf, 0.0, 0.0, 0.0]), 1, False).encode(MODEL), "finite"),
+        (SavedState(np.array([1.0, 3.4e38, 0.0, 0.0, 0.0]), 1, False).encode(MODEL), "larger than any text"),
         (SavedState(np.zeros(5), 1 << 63, False).encode(MODEL), "header"),
         (SavedState(np.zeros(6), 1, False).encode(MODEL), "characters"),
     ],

@@ -23,13 +23,13 @@ SIGNATURES = {
     "carousel_add_layer": (None, POINTER, POINTER, POINTER, POINTER, INT, INT),
     "carousel_set_linear": (None, POINTER, INT, POINTER, POINTER, INT, INT),
     "carousel_bytes": (INT64, POINTER),
-    "carousel_run": (None, POINTER, INT, INT, POINTER, POINTER, POINTER, POINTER, POINTER),
+    "carousel_run": (INT, POINTER, INT, INT, POINTER, POINTER, POINTER, POINTER, POINTER),
     "carousel_readout": (None, POINTER, INT, POINTER, POINTER, POINTER),
     "carousel_logits": (None, POINTER, INT, POINTER, POINTER),
-    "carousel_score": (None, POINTER, INT, POINTER, POINTER, POINTER, POINTER),
+    "carousel_score": (INT, POINTER, INT, POINTER, POINTER, POINTER, POINTER),
     "carousel_sample": (None, POINTER, INT, POINTER, BYTES, POINTER),
     "carousel_decode": (
-        *(None, POINTER, INT, INT, DOUBLE, BYTES, POINTER, POINTER, POINTER),
+        *(INT, POINTER, INT, INT, DOUBLE, BYTES, POINTER, POINTER, POINTER),
         *(POINTER, POINTER, POINTER, POINTER, POINTER, POINTER),
     ),
 }

@@ -8,6 +8,16 @@
 #include "decoding.h"
 #include "scoring.h"
 
+namespace {
+
+// Whether all are from 0 to size - 1.
+bool known(const int64_t* ids, int64_t count, int64_t size) {
+    return std::all_of(ids, ids + count, [&](int64_t id) { return id >= 0 && id < size; });
+}
+
+}  // namespace
+
+// Entry points that take token ids return 0, and have done nothing, where one is no row of the matrix that it is for.
 extern "C" {
 
 // Bits: 1 AVX-512, 2 VNNI, 4 AVX-512 bfloat16, 8 AMX int8, 16 AMX bfloat16.
@@ -61,9 +71,13 @@ int64_t carousel_bytes(void* network) {
 
 // ids: (B, T), of which lengths: (B,), descending, are there. states: (rows, S), updated at slots: (B,). features:
 // (B, T, P), out, where there are tokens.
-void carousel_run(void* network, int batch, int width, const int64_t* lengths, const int64_t* ids, float* states,
-                  const int64_t* slots, float* features) {
-    run(*static_cast<Network*>(network), batch, width, lengths, ids, states, slots, features);
+int carousel_run(void* network, int batch, int width, const int64_t* lengths, const int64_t* ids, float* states,
+                 const int64_t* slots, float* features) {
+    auto& net = *static_cast<Network*>(network);
+    for (int b = 0; b < batch; ++b)
+        if (!known(ids + size_t(b) * width, lengths[b], net.vocabulary)) return 0;
+    run(net, batch, width, lengths, ids, states, slots, features);
+    return 1;
 }
 
 // The features of states: (rows, S) at slots: (N,), as they were when the states were left. features: (N, P), out.
@@ -91,9 +105,12 @@ void carousel_logits(void* network, int count, const float* features, float* log
 }
 
 // Log-probabilities and ranks of targets: (N,) each, from features: (N, P).
-void carousel_score(void* network, int count, const float* features, const int64_t* targets, float* logprobs,
-                    int32_t* ranks) {
-    score(*static_cast<Network*>(network), count, features, targets, logprobs, ranks);
+int carousel_score(void* network, int count, const float* features, const int64_t* targets, float* logprobs,
+                   int32_t* ranks) {
+    auto& net = *static_cast<Network*>(network);
+    if (!known(targets, count, net.output.matrix->outputs)) return 0;
+    score(net, count, features, targets, logprobs, ranks);
+    return 1;
 }
 
 // One token for each row of logits (N, V), which may be overwritten.
@@ -102,11 +119,15 @@ void carousel_sample(void* network, int count, float* logits, const Draw* draws,
 }
 
 // See `decode`.
-void carousel_decode(void* network, int batch, int max_steps, double seconds, const Plan* plans, const int64_t* feeds,
-                     const int64_t* feed_ends, const int64_t* drawn, float* states, const int64_t* slots,
-                     int64_t* tokens, int64_t* produced, int64_t* consumed, float* before_last) {
-    decode(*static_cast<Network*>(network), batch, max_steps, seconds, plans, feeds, feed_ends, drawn, states, slots, tokens,
-           produced, consumed, before_last);
+int carousel_decode(void* network, int batch, int max_steps, double seconds, const Plan* plans, const int64_t* feeds,
+                    const int64_t* feed_ends, const int64_t* drawn, float* states, const int64_t* slots,
+                    int64_t* tokens, int64_t* produced, int64_t* consumed, float* before_last) {
+    auto& net = *static_cast<Network*>(network);
+    if (net.output.matrix->outputs > net.vocabulary) return 0;  // what is drawn is consumed
+    if (batch > 0 && !known(feeds, feed_ends[batch - 1], net.vocabulary)) return 0;
+    decode(net, batch, max_steps, seconds, plans, feeds, feed_ends, drawn, states, slots, tokens, produced, consumed,
+           before_last);
+    return 1;
 }
 
 }  // extern "C"

@@ -93,7 +93,7 @@ class NativeNetwork(OnCPU):
         batch, width = token_ids.shape
         lengths_of_rows = np.array(lengths or [width] * batch, dtype=np.int64)
         features = np.empty((batch, width, self._config.feature_size), np.float32)
-        self._library.carousel_run(
+        done = self._library.carousel_run(
             self._network,
             batch,
             width,
@@ -103,6 +103,7 @@ class NativeNetwork(OnCPU):
             pointer(slots, np.int64),
             pointer(features),
         )
+        self._require_known(done)
         return features
 
     def readout(self, states: Array, slots: Array) -> Array:
@@ -124,7 +125,7 @@ class NativeNetwork(OnCPU):
         """Log-probabilities, in nats, and ranks of targets: (N,) each. features: (N, P), targets: (N,), int64."""
         features, targets = np.ascontiguousarray(features), np.ascontiguousarray(targets)
         logprobs, ranks = np.empty(len(features), np.float32), np.empty(len(features), np.int32)
-        self._library.carousel_score(
+        done = self._library.carousel_score(
             self._network,
             len(features),
             pointer(features),
@@ -132,6 +133,7 @@ class NativeNetwork(OnCPU):
             pointer(logprobs),
             pointer(ranks, np.int32),
         )
+        self._require_known(done)
         return logprobs, ranks
 
     def check(self, completion: Completion) -> None:
@@ -164,7 +166,7 @@ class NativeNetwork(OnCPU):
         rows = np.array(slots, dtype=np.int64)
         tokens = np.empty((count, MAX_STEPS), dtype=np.int64)
         produced, consumed = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
-        self._library.carousel_decode(
+        done = self._library.carousel_decode(
             self._network,
             count,
             MAX_STEPS,
@@ -175,9 +177,15 @@ class NativeNetwork(OnCPU):
             *(pointer(array, np.int64) for array in (rows, tokens, produced, consumed)),
             None if before_last is None else pointer(before_last),
         )
+        self._require_known(done)
         counts = produced.tolist()
         ids = tokens[:, : max(counts)].tolist()
         return [(eaten, ids[i][:n]) for i, (eaten, n) in enumerate(zip(consumed.tolist(), counts, strict=True))]
+
+    def _require_known(self, done: int) -> None:
+        if not done:
+            sizes = {self._config.vocabulary_size, self._config.output_size}
+            raise ValueError(f"a token id is not from 0 to {min(sizes) - 1}")
 
     def _add_layer(self, weights: Mapping[str, Array], layer: str) -> None:
         from_input, from_hidden = weights[layer + "weight_ih_l0"], weights[layer + "weight_hh_l0"]

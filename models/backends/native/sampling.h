@@ -168,7 +168,7 @@ struct Row {
         scratch.candidates.clear();
         double sum = 0.0;
         for (int i = 0; i < found; ++i) {
-            if (values[i] <= 0.0f) continue;
+            if (!(values[i] > 0.0f)) continue;
             scratch.candidates.push_back({values[i], ids[i]});
             sum += values[i];
         }
@@ -253,6 +253,13 @@ void collect_nucleus(const Row& row, const float* sums, double wanted) {
     row.collect(-INFINITY);
 }
 
+// What is drawn where there is no distribution: nothing may be drawn, or a logit is no number.
+int first_allowed(int count, const Draw& draw) {
+    for (int i = 0; i < count; ++i)
+        if (i != draw.banned[0] && i != draw.banned[1]) return i;
+    return 0;
+}
+
 // top-k, then top-p on what is left, then min-p; the fewest likeliest tokens, the lower id first among equals.
 int draw_filtered(const Row& row, const float* sums, double total) {
     const Draw& draw = row.draw;
@@ -260,6 +267,7 @@ int draw_filtered(const Row& row, const float* sums, double total) {
     if (draw.top_k > 0) collect_top_k(row, draw.top_k);
     else if (draw.top_p < 1.0f) collect_nucleus(row, sums, draw.top_p * total * 1.0001);
     else row.collect(row.largest + std::log(draw.min_p) * 1.0001f / row.scale - 1e-6f);
+    if (candidates.empty()) return first_allowed(row.count, draw);
     size_t kept = candidates.size();
     if (draw.top_k > 0 && size_t(draw.top_k) < kept) {
         std::nth_element(candidates.begin(), candidates.begin() + draw.top_k - 1, candidates.end());
@@ -285,22 +293,23 @@ int draw_plain(const Row& row, const float* sums, double total) {
     make_masses(row.net, row.logits + g * kGroup, row.width(g), row.largest, row.scale, masses);
     int chosen = -1;
     for (int i = 0; i < row.width(g); ++i) {
-        if (masses[i] <= 0.0f) continue;
+        if (!(masses[i] > 0.0f)) continue;
         chosen = i;
         left -= masses[i];
         if (left < 0.0) break;
     }
-    return g * kGroup + chosen;
+    return chosen < 0 ? first_allowed(row.count, row.draw) : g * kGroup + chosen;
 }
 
 int draw_row(const Network& net, const float* logits, const Mass* groups, int count, const Draw& draw, Scratch& scratch) {
     const int group_count = (count + kGroup - 1) / kGroup;
     float largest = -INFINITY;
-    for (int g = 0; g < group_count; ++g) largest = std::max(largest, groups[g].largest);
+    for (int g = 0; g < group_count; ++g)
+        largest = std::isnan(groups[g].largest) ? groups[g].largest : std::max(largest, groups[g].largest);
+    if (!std::isfinite(largest)) return first_allowed(count, draw);
     if (draw.temperature <= 0.0f) {
-        int i = 0;
-        while (logits[i] != largest) ++i;
-        return i;
+        const float* found = std::find(logits, logits + count, largest);
+        return found == logits + count ? first_allowed(count, draw) : int(found - logits);
     }
     const Row row{net, logits, groups, count, group_count, draw, scratch, largest, draw.inverse_temperature()};
     float* sums = scratch.sums.reserve(2 * size_t(group_count)) + group_count;  // the first half is top_k_bound's

@@ -344,3 +344,57 @@ def test_every_network_option_can_be_served(options: dict[str, Any]) -> None:
     np.testing.assert_allclose(states, state, rtol=0, atol=close)
     if network.backend == "cpu-float32":
         np.testing.assert_allclose(features, expected, rtol=0, atol=close)
+
+
+# What must never reach a matrix
+
+
+@needs_kernels
+@pytest.mark.parametrize("wrong", [-1, VOCABULARY, 1_000_000, 1 << 62, -(1 << 62)])
+def test_a_token_id_outside_the_vocabulary_is_refused_before_anything_is_read(wrong: int) -> None:
+    network = native("float32")()
+    states, ids = network.zeros(2), np.array([[1, 2, 3], [4, wrong, 5]])
+    with pytest.raises(ValueError, match="a token id is not from 0 to 149"):
+        network.run(ids, states, np.arange(2))
+    network.run(ids, states, np.arange(2), [3, 1])  # where there are no tokens, anything may stand
+    features = network.readout(states, np.arange(2))
+    with pytest.raises(ValueError, match="token id"):
+        network.score(features, np.array([7, wrong]))
+    before = states.copy()
+    completion = Completion(GenerationParams(max_tokens=3), letters(), at_start=True, prompt_ids=[], position=0)
+    with pytest.raises(ValueError, match="token id"):
+        network.decode([completion, completion], [[1], [2, wrong]], states, [0, 1], 0.0)
+    assert_array_equal(states, before)
+
+
+NO_NUMBERS = {
+    "one of many": lambda logits: logits.__setitem__(70, np.nan),
+    "the first": lambda logits: logits.__setitem__(0, np.nan),
+    "all": lambda logits: logits.fill(np.nan),
+    "all but one": lambda logits: logits.__setitem__(slice(1, None), np.nan),
+    "infinite": lambda logits: logits.__setitem__(5, np.inf),
+    "none may be drawn": lambda logits: logits.fill(-np.inf),
+    "a group of none": lambda logits: logits.__setitem__(slice(0, 64), -np.inf),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("features", [FEATURES, set()], ids=["fastest", "portable"])
+@pytest.mark.parametrize("spoil", NO_NUMBERS.values(), ids=NO_NUMBERS.keys())
+@pytest.mark.parametrize("params", SAMPLINGS.values(), ids=SAMPLINGS.keys())
+def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary(
+    params: SamplingParams, spoil: Callable[[Array], None], features: Set[str]
+) -> None:
+    network = native("float32", features=features)()
+    for seed in range(20):
+        logits = random_logits(1, VOCABULARY, seed=seed)
+        spoil(logits[0])
+        [token_id] = network.sample(logits, [Draw(params, seed, 0, 0, banned=(0, 1))])
+        assert 0 <= token_id < VOCABULARY
+
+
+@needs_kernels
+@pytest.mark.parametrize("params", SAMPLINGS.values(), ids=SAMPLINGS.keys())
+def test_a_vocabulary_of_which_nothing_may_be_drawn_gives_one_of_its_tokens(params: SamplingParams) -> None:
+    network = NativeNetwork(*parts(tiny_model(2)), "float32", 1)
+    assert network.sample(np.zeros((1, 2), np.float32), [Draw(params, 1, 0, 0, banned=(0, 1))]) == [0]

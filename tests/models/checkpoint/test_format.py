@@ -288,6 +288,8 @@ def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
         ({"storage": "float8"}, "storage: 'float8'"),
         ({"storage": ["int8"]}, "storage"),
         ({"sha256": None}, "sha256"),
+        ({"sha256": {}}, "sha256: has none of model.safetensors"),
+        ({"sha256": {WEIGHTS: "../x"}}, "sha256: '../x' of model.safetensors is no SHA-256"),
         ({"about": "words"}, "about"),
     ],
     ids=str,
@@ -310,7 +312,12 @@ def test_edited_config_is_refused(word: Path, changes: dict[str, Any], reason: s
         ({"hidden_sizes": [8, 8, 8]}, WEIGHTS, "missing"),
         ({"hidden_sizes": [8, 0]}, CONFIG, "hidden_sizes[1]"),
         ({"hidden_sizes": 8}, CONFIG, "network"),
-        ({"embedding_size": 1 << 24}, WEIGHTS, "embedding.weight"),
+        ({"embedding_size": 1 << 16}, WEIGHTS, "embedding.weight"),
+        ({"embedding_size": 1 << 24}, CONFIG, "embedding_size: 16777216 is not a whole number from 1 to 65536"),
+        ({"hidden_sizes": [8] * 100_000}, CONFIG, "hidden_sizes: 100000 layers are more than 128"),
+        ({"outputs": 5}, CONFIG, "outputs: 5 is given, but a language model predicts the tokens"),
+        ({"output_layers": [8] * 129}, CONFIG, "output_layers: 129 layers are more than 128"),
+        ({"hidden_sizes": [1 << 16, 1 << 16]}, CONFIG, "parameters are more than 1073741824"),
         ({"embedding_size": 10**30}, CONFIG, "embedding_size"),
         ({"embedding_size": "8"}, CONFIG, "embedding_size"),
         ({"projection_size": 8}, WEIGHTS, "projection"),
@@ -319,7 +326,7 @@ def test_edited_config_is_refused(word: Path, changes: dict[str, Any], reason: s
         ({"attention_heads": 4}, CONFIG, "attention_heads"),
         ({"vocabulary_size": 13}, TOKENIZER, "has 12 tokens where config.json says 13"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_edited_network_is_refused(word: Path, changes: dict[str, Any], file: str, reason: str) -> None:
     edit_config(word, lambda config: config["network"].update(changes))
