@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.text.levels import LEVELS
-from training.figures import FIGURES, current
+from training.evaluation_figures import FIGURES, current
 from training.run import SPLITS
 
 FIGURES_NOTE = " ".join(

@@ -24,7 +24,7 @@ from models.text.tokenizer import Tokenizer
 from models.text.words import words_in
 from models.words.speller import Speller
 from training.data.tokens import TokenizedText, tokenize
-from training.figures import Totals
+from training.evaluation_figures import Totals
 from training.progress import Advance, ignore
 
 Reset = Literal["never", "line"]

@@ -20,7 +20,7 @@ from models.words.speller import Speller
 from training.card import render_card
 from training.data.tokens import TokenizedText
 from training.evaluate import Reset, evaluate_documents, spelled
-from training.figures import Totals, current
+from training.evaluation_figures import Totals, current
 from training.persistence import BEST, Position, read_best, read_position
 from training.progress import Progress, no_progress
 from training.run import SPLITS, START_SPELLER, Run, RunError, command_line, load_speller, save_speller

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from training.display import clock
 from training.estimate import estimate
-from training.figures import FIGURES, Figure, Row, number
+from training.evaluation_figures import FIGURES, Figure, Row, number
 from training.run import Run
 from training.studies.comparison import RunSummary
 from training.studies.statistics import Statistics

@@ -5,6 +5,7 @@ import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import TypeVar
 
 from app.deadline import Deadline
@@ -37,6 +38,10 @@ class Workers:
         self._held = 0
         self._untidy = False
         self._lock = threading.Lock()
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(cores() + 1, thread_name_prefix="beside")
 
     async def do(self, characters: int, work: Callable[[], Result], deadline: Deadline) -> Result:
         """Do `work` at once when it is short, else in a thread.

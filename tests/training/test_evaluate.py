@@ -13,7 +13,7 @@ from models.words.speller import VOCABULARY_SIZE, Speller
 from tests.tiny import parts, tiny_model
 from training import evaluate
 from training.evaluate import evaluate_lines, evaluate_texts
-from training.figures import Totals
+from training.evaluation_figures import Totals
 
 LINES = ["the cat sees fish", "", "a zebra!", "the dog likes a bone and my bird", "fish fish"]
 TEXT = "\n".join(LINES) + "\n"

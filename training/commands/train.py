@@ -1,4 +1,5 @@
-"""Train a model, continue a training, export it."""
+"""Train a model, continue a training, export it. Most options of `train` are the fields of dataclasses: see
+training/config.py, training/data/corpus.py and models/config.py."""
 
 import shlex
 import sys

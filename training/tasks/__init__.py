@@ -17,7 +17,7 @@ from models.config import NetworkConfig, NumberType
 from training.config import TrainingConfig
 from training.data.corpus import CorpusConfig
 from training.distributed import Group
-from training.figures import Figure
+from training.evaluation_figures import Figure
 from training.progress import Progress
 from training.recipe import Recipe
 from training.run import Run

@@ -18,8 +18,8 @@ from training.data.batching import Batch, Batches, batches_in_epoch
 from training.data.reader import read_corpus
 from training.defaults import choose_network, choose_training
 from training.distributed import ALONE, Group
+from training.evaluation_figures import FIGURES
 from training.export import export_run, sample_line
-from training.figures import FIGURES
 from training.initialisation import carry_over, initialise, set_unigram_bias
 from training.kernels import accelerate
 from training.loss import WindowLoss
