@@ -33,7 +33,7 @@ class Workers:
     def __init__(self, max_held: int | None = None, threads: int | None = None) -> None:
         """max_held: pieces of work, running and waiting, beyond which more is refused; None: all is taken. threads:
         how many pieces are worked on at once; None: one for each core, and one."""
-        self._pool = ThreadPoolExecutor(threads or cores() + 1, thread_name_prefix="beside")
+        self._threads = threads
         self._max_held = max_held
         self._held = 0
         self._untidy = False
@@ -41,7 +41,7 @@ class Workers:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(cores() + 1, thread_name_prefix="beside")
+        return ThreadPoolExecutor(self._threads or cores() + 1, thread_name_prefix="beside")
 
     async def do(self, characters: int, work: Callable[[], Result], deadline: Deadline) -> Result:
         """Do `work` at once when it is short, else in a thread.
