@@ -55,6 +55,51 @@ class TestAlerts:
         assert named <= {metric.name for metric in (*DECLARED.values(), *OF_SERVER)}
 
 
+class TestSupplyChain:
+    DOCKERFILE = page("Dockerfile").replace("\\\n", " ")
+    STAGES = re.split(r"^FROM ", DOCKERFILE, flags=re.M)[1:]
+
+    @pytest.mark.parametrize("lock", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda lock: lock.name)
+    def test_every_package_is_locked_with_its_sums(self, lock: Path) -> None:
+        lines = lock.read_text().replace("\\\n", " ").splitlines()
+        packages = [line for line in lines if not line.startswith("#")]
+        assert packages
+        for package in packages:
+            assert re.match(r"[\w.-]+==\S+( ;.*?)?( +--hash=sha256:[0-9a-f]{64})+$", package), package
+
+    def test_the_image_takes_packages_from_the_lock_alone(self) -> None:
+        """But for PyTorch, which is no part of it, in one version, and only where somebody asks for it."""
+        installs = re.findall(r"\bpip --python \S+ install (.*)", self.DOCKERFILE)
+        locked, cpu, cuda, own = installs
+        assert locked == "--require-hashes -r /src/requirements/serve.txt"
+        assert cpu.split(" ;;")[0].endswith('"torch==$TORCH_VERSION"')
+        assert cuda == '"torch==$TORCH_VERSION" ;;'
+        assert own.startswith("--no-deps . ")
+
+    def test_the_image_begins_with_one_base_in_both_places(self) -> None:
+        """So that its digest, where one is set, is that of all of it."""
+        assert re.search(r"^ARG BASE=python:3\.11-slim(@sha256:[0-9a-f]{64})?$", self.DOCKERFILE, re.M)
+        assert [stage.split()[0] for stage in self.STAGES] == ["$BASE", "$BASE", "scratch"]
+
+    def test_the_image_has_neither_compiler_nor_pip_nor_root(self) -> None:
+        build, system, final = self.STAGES
+        assert "--without-pip /venv" in build
+        assert "g++" in build
+        assert not re.search(r"g\+\+|gcc|apt-get", system + final)
+        for tool in ("site-packages/*", "ensurepip", "/usr/local/bin/pip*", "/usr/bin/apt*", "/usr/bin/dpkg*"):
+            assert tool in system
+        assert re.findall(r"^COPY --from=(\S+ \S+)", final, re.M) == ["system /", "build /venv"]
+        assert not re.search(r"^(RUN|ADD)", final, re.M)
+        assert "\nUSER carousel\n" in final
+
+    def test_what_the_lists_are_made_by_is_locked_too(self) -> None:
+        """In a lock of its own: the tools are no part of what they look at."""
+        install = "pip install --quiet --python $(SUPPLY)/bin/python --require-hashes -r $<"
+        assert install in page("Makefile")
+        assert {"cyclonedx-bom", "pip-audit"} <= set(re.findall(r"^([\w-]+)==", page("requirements/supply.txt"), re.M))
+        assert not re.search(r"^(cyclonedx-bom|pip-audit)==", page("requirements/dev.txt"), re.M)
+
+
 @pytest.mark.parametrize(
     "name", ["docs/operations.md", "docs/security.md", "docs/serving.md", "deploy/carousel.service"]
 )
