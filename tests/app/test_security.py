@@ -57,7 +57,7 @@ def test_a_packed_body_is_not_unpacked(client: httpx.Client) -> None:
 
 def test_finding_a_key_takes_the_same_steps_whatever_is_right_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The digest of what was sent is compared with every key's, each time by a comparison of constant time."""
-    keys = load_keys(Settings(api_keys="first,second,third"))  # type: ignore[arg-type]
+    keys = load_keys(Settings(api_keys="first,second,third"))
     compared = []
 
     def compare(one: bytes, other: bytes) -> bool:
@@ -75,7 +75,7 @@ def test_finding_a_key_takes_the_same_steps_whatever_is_right_of_it(monkeypatch:
 def test_only_digests_of_keys_are_held() -> None:
     key, line = new_key("ann")
     assert key not in line
-    keys = load_keys(Settings(api_keys=key))  # type: ignore[arg-type]
+    keys = load_keys(Settings(api_keys=key))
     assert key not in repr([vars(held) for held in keys._keys])
 
 
