@@ -53,6 +53,9 @@ class TestAlerts:
         named = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bcarousel_\w+", asked)}
         assert len(named) > 15
         assert named <= {metric.name for metric in (*DECLARED.values(), *OF_SERVER)}
+        assert set(re.findall(r"\bprocess_\w+", asked)) == {
+            f"process_{name}" for name in ("resident_memory_bytes", "start_time_seconds", "open_fds", "max_fds")
+        }
 
 
 class TestSupplyChain:
