@@ -1,5 +1,9 @@
+# What the image begins with, in both places. A digest fixes it; `make base` writes the digest of today here, and is to be
+# repeated now and then, as the system gets its mended parts this way alone.
+ARG BASE=python:3.11-slim
+
 # Build: the locked dependencies and the native kernels into /venv. A change of the code does not install dependencies anew.
-FROM python:3.11-slim AS build
+FROM $BASE AS build
 
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt,sharing=locked \
     apt-get update && apt-get install --yes --no-install-recommends g++
@@ -36,7 +40,7 @@ RUN --mount=type=cache,target=/root/.cache/pip pip --python /venv/bin/python ins
 
 # What runs: the system of the base image without what a server never uses (pip, documentation, translations, package
 # management, whatever lies in /opt).
-FROM python:3.11-slim AS system
+FROM $BASE AS system
 RUN useradd --system --uid 10001 --home-dir /carousel --shell /usr/sbin/nologin carousel \
     && rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* /opt/* \
        /usr/share/doc /usr/share/man /usr/share/locale /usr/share/info /usr/share/perl* /usr/bin/*perl* \

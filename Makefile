@@ -4,6 +4,7 @@ SHELL  := /bin/bash
 PYTHON ?= python3
 TORCH  ?= cpu
 PORT   ?= 8000
+BASE   := python:3.11-slim
 NAME   ?= $(basename $(notdir $(patsubst %/,%,$(firstword $(TEXT)))))
 BIN    := .venv/bin
 
@@ -17,7 +18,7 @@ INSTALL_cuda  := torch==$(TORCH_VERSION)
 KERNELS := $(wildcard models/backends/native/*.cpp models/backends/native/*.h training/kernels/*.cpp training/kernels/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test sanitize check bench figures format lock clean
+.PHONY: help serve train test sanitize check bench figures format lock base sbom audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +98,29 @@ lock: .venv/.serve ## renew the locks in requirements/ from pyproject.toml
 	$(COMPILE) pyproject.toml requirements/torch.in --extra train --constraint requirements/dev.txt --output-file requirements/train.txt
 	$(COMPILE) pyproject.toml --constraint requirements/dev.txt --output-file requirements/serve.txt
 	echo uv | $(COMPILE) - --output-file requirements/uv.txt
+	printf '%s\n' cyclonedx-bom pip-audit | $(COMPILE) - --output-file requirements/supply.txt
+
+# Asks Docker's registry, which is the only place that says it.
+base: ## fix the image's base by the digest that it has today
+	@digest=$$(docker buildx imagetools inspect $(BASE) --format '{{.Manifest.Digest}}') \
+	  && sed -i 's|^ARG BASE=.*|ARG BASE=$(BASE)@'"$$digest|" Dockerfile && grep '^ARG BASE=' Dockerfile
+
+# The tools that look at the locks have an environment of their own: what they need is no part of what they look at.
+SUPPLY := build/supply
+$(SUPPLY)/.installed: requirements/supply.txt .venv/.serve
+	$(BIN)/uv venv --quiet --clear $(SUPPLY)
+	$(BIN)/uv pip install --quiet --python $(SUPPLY)/bin/python --require-hashes -r $<
+	@touch $@
+
+sbom: $(SUPPLY)/.installed ## list what serving is made of, as CycloneDX: build/sbom.json
+	PYTHONWARNINGS=ignore $(SUPPLY)/bin/cyclonedx-py requirements requirements/serve.txt --pyproject pyproject.toml \
+	  --output-reproducible --output-file build/sbom.json
+
+# Strict: a package that cannot be looked up is a failure, and not passed over.
+audit: $(SUPPLY)/.installed ## compare every locked package with the published advisories
+	@$(SUPPLY)/bin/pip-audit --strict --disable-pip --progress-spinner off $(addprefix -r ,$(wildcard requirements/*.txt)) \
+	  || { echo "error: advisories were found, or could not be asked for: see above. The latter says nothing of the packages;" \
+	       "repeat it where PyPI's JSON API can be reached" >&2; exit 1; }
 
 clean: ## remove the set-up and the caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, overload
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from app.errors import ServiceError
+from models.process import memory_limit
 
 Kind = TypeVar("Kind", Counter, Gauge, Histogram)
 
@@ -13,16 +16,27 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metric(Generic[Kind]):
-    """Declares a metric of `ModelMetrics`; an instance of that has the collector, labelled, under the same name."""
+    """Declares a metric of `ModelMetrics`; an instance of that has the collector, labelled, under the same name.
 
-    def __init__(self, kind: type[Kind], name: str, meaning: str, buckets: Sequence[float] | None = None) -> None:
+    labels: what the figures are told apart by; of a metric of the whole server: nothing.
+    """
+
+    def __init__(
+        self,
+        kind: type[Kind],
+        name: str,
+        meaning: str,
+        buckets: Sequence[float] | None = None,
+        labels: Sequence[str] = ("model_name",),
+    ) -> None:
         self.kind: type[Kind] = kind
         self.name = f"carousel_{name}"
         self.meaning = meaning
+        self.labels = labels
         self._options: dict[str, Any] = {} if buckets is None else {"buckets": buckets}
 
-    def collector(self, registry: CollectorRegistry, *labels: str) -> Kind:
-        labelled: Kind = self.kind(self.name, self.meaning, ["model_name", *labels], registry=registry, **self._options)
+    def collector(self, registry: CollectorRegistry) -> Kind:
+        labelled: Kind = self.kind(self.name, self.meaning, self.labels, registry=registry, **self._options)
         return labelled
 
     @overload
@@ -79,11 +93,37 @@ class ModelMetrics:
             setattr(self, attribute, collector.labels(model_name))
 
 
-ERRORS = Metric(Counter, "request_errors_total", "Requests answered by an error, by its code.")
+ERRORS = Metric(
+    Counter, "request_errors_total", "Requests answered by an error, by its code.", labels=("model_name", "code")
+)
 """Apart, as an error may belong to no model, and has a code."""
 
 STALLED = Metric(Counter, "clients_stalled_total", "Connections cut off because their client read nothing.")
 """Apart, too: a connection may belong to no model."""
+
+READY = Metric(Gauge, "ready", "1 where the server takes requests; else 0, as `/ready` says.", labels=())
+STEP_AGE = Metric(
+    Gauge, "step_age_seconds", "How long the longest of the iterations that engines are in has taken so far.", labels=()
+)
+CHECKPOINTS_REFUSED = Metric(Gauge, "checkpoints_refused", "Checkpoints on disk that cannot be served.", labels=())
+MEMORY_LIMIT = Metric(
+    Gauge, "memory_limit_bytes", "Memory that the process may fill: its control group's, else the machine's.", labels=()
+)
+
+OF_SERVER: tuple[Metric[Any], ...] = (
+    ERRORS,
+    STALLED,
+    READY,
+    STEP_AGE,
+    CHECKPOINTS_REFUSED,
+    MEMORY_LIMIT,
+)
+
+SERVER_ERRORS = sorted(
+    {kind.code for kind in ServiceError.__subclasses__() if kind.status == 429 or kind.status >= 500}
+)
+"""Codes of errors that the server is to blame for. They are shown, at zero, before the first one: an alert sees a count
+grow, and not that it is there."""
 
 DECLARED: dict[str, Metric[Any]] = {
     name: metric for name, metric in vars(ModelMetrics).items() if isinstance(metric, Metric)
@@ -96,11 +136,22 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.collectors = {name: metric.collector(self.registry) for name, metric in DECLARED.items()}
-        self._errors = ERRORS.collector(self.registry, "code")
+        self._errors = ERRORS.collector(self.registry)
         self._stalled = STALLED.collector(self.registry)
+        self._show_errors("")
+        self.ready = READY.collector(self.registry)
+        self.step_age_seconds = STEP_AGE.collector(self.registry)
+        self.checkpoints_refused = CHECKPOINTS_REFUSED.collector(self.registry)
+        MEMORY_LIMIT.collector(self.registry).set(memory_limit())
+        ProcessCollector(registry=self.registry)
 
     def of(self, model_name: str) -> ModelMetrics:
+        self._show_errors(model_name)
         return ModelMetrics(self, model_name)
+
+    def _show_errors(self, model_name: str) -> None:
+        for code in SERVER_ERRORS:
+            self._errors.labels(model_name, code)
 
     def count_error(self, model_name: str, code: str) -> None:
         """model_name: the model that was asked, empty where the request did not get as far."""
@@ -114,11 +165,14 @@ class Metrics:
     def table() -> str:
         """Every metric with its type and meaning, as Markdown."""
         rows = [
-            "# Metrics\n\nWhat `GET /metrics` shows, in the format of Prometheus, for each model (label `model_name`). "
-            "[A dashboard](../deploy/grafana-dashboard.json) shows them. Made by `python -m app metrics`.\n",
-            "| metric | type | meaning |",
-            "|---|---|---|",
+            "# Metrics\n\nWhat `GET /metrics` shows, in the format of Prometheus; on Linux also what all processes "
+            "show (`process_resident_memory_bytes`, `process_start_time_seconds`, `process_open_fds`, …). "
+            "[A dashboard](../deploy/grafana-dashboard.json) shows them, [alerts](operations.md#alerts) watch them. "
+            "Made by `python -m app metrics`.\n",
+            "| metric | type | labels | meaning |",
+            "|---|---|---|---|",
         ]
-        for metric in (*DECLARED.values(), ERRORS, STALLED):
-            rows += [f"| `{metric.name}` | {metric.kind.__name__.lower()} | {metric.meaning} |"]
+        for metric in (*DECLARED.values(), *OF_SERVER):
+            labels = ", ".join(f"`{label}`" for label in metric.labels)
+            rows += [f"| `{metric.name}` | {metric.kind.__name__.lower()} | {labels} | {metric.meaning} |"]
         return "\n".join(rows) + "\n"

@@ -47,6 +47,24 @@ def cores() -> int:
     return max(1, math.ceil(min(allowed, _quota())))
 
 
+def memory_limit(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Bytes that this process may fill: those of the machine, fewer where a control group (version 2) says so; infinity
+    where neither is known."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    try:
+        group = own.read_text(encoding="utf-8").rpartition("0::/")[2].strip()
+    except OSError:
+        return machine
+    return min(machine, *map(_memory_max, [root / group, *(root / group).parents]))
+
+
+def _memory_max(folder: Path) -> float:
+    try:
+        return float((folder / "memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such group, or "max": no limit
+        return math.inf
+
+
 def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
     """Cores that the control group of this process may fill (version 2, then version 1); infinity without a limit."""
     try:

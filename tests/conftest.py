@@ -29,7 +29,14 @@ def may_skip(reason: str) -> bool:
         return sys.platform != "linux"
     return any(
         wanted in reason
-        for wanted in ("no GPU", "on request", "qemu", "is not installed; see the top", "kenlm is not installed")
+        for wanted in (
+            "no GPU",
+            "on request",
+            "qemu",
+            "is not installed; see the top",
+            "kenlm is not installed",
+            "promtool is not installed",
+        )
     )
 
 

@@ -91,10 +91,15 @@ class Engine:
         """Why the engine answers nothing any more; None: it does."""
         if self._broken:
             return f"the engine of {self.name} has failed"
-        since = self._iterating_since
-        if since is not None and time.monotonic() - since > STALL_SECONDS:
+        if self.step_age_seconds > STALL_SECONDS:
             return f"the engine of {self.name} has been in one step for more than {STALL_SECONDS:g} seconds"
         return None
+
+    @property
+    def step_age_seconds(self) -> float:
+        """How long the iteration that the engine is in has taken so far; 0: it is in none."""
+        since = self._iterating_since
+        return 0.0 if since is None else time.monotonic() - since
 
     @property
     def in_flight(self) -> int:

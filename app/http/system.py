@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from app.errors import ForbiddenError, UnavailableError
 from app.http.errors import RESPONSES
 from app.http.parsing import MetricsDep, RegistryDep, SettingsDep, key_of, key_where_closed
-from app.registry import Entry
+from app.registry import Entry, Registry
 from app.reload import Reloader, ReloadResponse
 
 router = APIRouter(tags=["system"])
@@ -76,7 +76,7 @@ async def get_health(registry: RegistryDep) -> HealthResponse:
 @router.get("/ready", summary="Has the default model answered?", responses={503: RESPONSES[503]})
 async def get_ready(request: Request, registry: RegistryDep) -> HealthResponse:
     """503 until the default model has answered a first question, while shutting down, and when an engine has failed."""
-    if not request.app.state.ready or registry.draining or registry.fault:
+    if not _is_ready(request, registry):
         raise UnavailableError(registry.fault or "not ready")
     return HealthResponse(status="ready")
 
@@ -111,8 +111,15 @@ async def post_reload(request: Request) -> ReloadResponse:
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response, dependencies=[Depends(key_where_closed)])
-async def get_metrics(metrics: MetricsDep) -> Response:
+async def get_metrics(request: Request, registry: RegistryDep, metrics: MetricsDep) -> Response:
+    metrics.ready.set(_is_ready(request, registry))
+    metrics.step_age_seconds.set(max(served.engine.step_age_seconds for served in registry.loaded()))
+    metrics.checkpoints_refused.set(len(registry.refused))
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _is_ready(request: Request, registry: Registry) -> bool:
+    return bool(request.app.state.ready) and not registry.draining and registry.fault is None
 
 
 def _model_info(entry: Entry, default: str | None) -> ModelInfo:

@@ -54,5 +54,30 @@ def test_a_quota_of_the_control_group_limits_the_cores(files: dict[str, str], ex
     assert process._quota(tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"a/b": "4096\n"}, 4096),
+        ({"a": "8192\n", "a/b": "max\n"}, 8192),
+        ({"a": "2048\n", "a/b": "4096\n"}, 2048),
+        ({"": "1024\n"}, 1024),
+    ],
+    ids=["own", "of a group above", "the least", "of the group of a container"],
+)
+def test_the_memory_of_a_control_group_is_the_limit(limits: dict[str, str], expected: int, tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("3:memory:/elsewhere\n0::/a/b\n")
+    for group, limit in limits.items():
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / group / "memory.max").write_text(limit)
+    assert process.memory_limit(tmp_path, tmp_path / "own") == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_without_a_control_group_the_memory_of_the_machine_is_the_limit(tmp_path: Path) -> None:
+    """Within what the system keeps for itself, which the two figures count differently."""
+    kib = int(next(line for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line).split()[1])
+    assert process.memory_limit(tmp_path, tmp_path / "none") == pytest.approx(kib * 1024, rel=0.05)
+
+
 def test_a_process_has_a_core_and_no_more_than_it_may_run_on() -> None:
     assert 1 <= process.cores() <= len(os.sched_getaffinity(0))
