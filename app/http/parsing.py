@@ -201,9 +201,18 @@ async def _body(request: Request) -> bytes:
 def _parsed(body: bytes) -> Any:
     """Raises `MalformedJsonError`, also for NaN, for numbers of absurd length and for absurd nesting. No body: None."""
     try:
-        return json.loads(body, parse_constant=_refuse_constant) if body else None
+        return json.loads(body, parse_constant=_refuse_constant, parse_float=_number) if body else None
     except (ValueError, RecursionError) as error:
         raise MalformedJsonError(f"the body is not JSON: {error}") from None
+
+
+def _number(text: str) -> float:
+    """JSON does not tell 1.0 from 1: it is as good where a whole number is asked for. An integer stands for a float."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
+
+
+_EXACT = 1 << 53
 
 
 def _refuse_constant(name: str) -> None:

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from app.tasks.body import ALSO_NULL
+
 Schema = dict[str, Any]
 
 METHODS = ("get", "post")
@@ -11,7 +13,7 @@ INTRODUCTION = """\
 Made by `python -m app reference` of the OpenAPI document that `/docs` shows. Every error has the body
 [ErrorResponse](#errorresponse). How much a request may ask for (tokens, choices, texts, bytes, seconds) is
 limited by [settings](settings.md); `GET /info` tells those of a running server, and an error names the one that was
-passed.
+passed. An explicit `null` means the default of a field.
 """
 
 
@@ -82,7 +84,7 @@ def _type(schema: Schema, shown: list[str]) -> str:
             shown.append(name)
         return f"[{name}](#{name.lower()})"
     if "anyOf" in schema:
-        return " or ".join(_type(one, shown) for one in schema["anyOf"])
+        return " or ".join(_type(one, shown) for one in schema["anyOf"] if one != ALSO_NULL)
     if "enum" in schema or "const" in schema:
         return " or ".join(f"`{json.dumps(value)}`" for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":

@@ -1,10 +1,11 @@
 """Bodies of the routes that clients of the OpenAI API and of evaluation harnesses know. Names and shapes are theirs."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, model_validator
+from annotated_types import MinLen
+from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator
 
-from app.tasks.body import Model, Text, encodable
+from app.tasks.body import Body, Model, Text, encodable
 from app.tasks.generate import GenerationBody
 
 Prompt = str | list[int]
@@ -15,7 +16,7 @@ def _prompts(value: Any) -> list[Prompt]:
     """The four forms of a prompt as a list: a text, texts, token ids, lists of token ids."""
     if isinstance(value, str) or _is_ids(value):
         value = [value]
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not value:
         raise ValueError("a text, a list of texts, a list of token ids, or a list of such lists")
     if all(isinstance(prompt, str) for prompt in value):
         return [encodable(prompt) for prompt in value]
@@ -34,23 +35,20 @@ def _is_id(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
+_Item = TypeVar("_Item")
+Some = Annotated[list[_Item], MinLen(1)]
+_Id = Annotated[int, Field(ge=0)]
+
 Prompts = Annotated[
     list[Prompt],
-    PlainValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
+    PlainValidator(_prompts, json_schema_input_type=str | Some[str] | Some[_Id] | Some[list[_Id]]),
 ]
 
 
-class ForeignBody(BaseModel):
-    """Unknown fields are ignored, as these clients expect, and null means the default; types are not coerced."""
+class ForeignBody(Body):
+    """Unknown fields are ignored, as these clients expect."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_missing(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {name: value[name] for name in cls.model_fields if value.get(name) is not None}
+    model_config = ConfigDict(extra="ignore")
 
 
 class StreamOptions(ForeignBody):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
+from annotated_types import MinLen
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -11,28 +12,57 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    GetJsonSchemaHandler,
     create_model,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from models.decoding.sampling import SamplingParams
 from models.fields import descriptions
 
 
-class RequestBody(BaseModel):
-    """Unknown fields are refused, types are not coerced, numbers are finite."""
+class Body(BaseModel):
+    """Types are not coerced, numbers are finite, and null means the default of a field."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _one_unknown_field(cls, value: Any) -> Any:
-        """Of the fields that do not exist the first is enough to complain of: there may be a hundred thousand."""
-        known = cls.model_fields
-        if not isinstance(value, dict) or len(value) <= len(known):
+    def _known_fields(cls, value: Any) -> Any:
+        """Without nulls. Of the fields that do not exist the first is enough to complain of, where they are refused:
+        there may be a hundred thousand."""
+        if not isinstance(value, dict):
             return value
-        unknown = next(name for name in value if name not in known)
-        return {name: value[name] for name in (*known, unknown) if name in value}
+        known = {name: item for name in cls.model_fields if (item := value.get(name)) is not None}
+        if cls.model_config.get("extra") == "forbid":
+            unknown = next((name for name in value if name not in cls.model_fields), None)
+            if unknown is not None:
+                known[unknown] = value[unknown]
+        return known
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Says that null may stand where there is a default."""
+        schema = handler(core)
+        resolved = handler.resolve_ref_schema(schema)
+        for name, field in resolved.get("properties", {}).items():
+            if name not in resolved.get("required", []) and {"type": "null"} not in field.get("anyOf", []):
+                value = {key: field.pop(key) for key in list(field) if key not in _SAID_OF_A_FIELD}
+                field["anyOf"] = [*value.get("anyOf", [value]), ALSO_NULL]
+        return schema
+
+
+_SAID_OF_A_FIELD = ("title", "description", "default")
+
+ALSO_NULL = {"type": "null", "description": "The default."}
+
+
+class RequestBody(Body):
+    """Unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Answer(BaseModel):
@@ -66,7 +96,26 @@ Text = Annotated[str, AfterValidator(encodable)]
 Texts = Annotated[list[Text], FailFast(), BeforeValidator(_listed, json_schema_input_type=str | list[str])]
 """One text or several."""
 
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+SomeTexts = Annotated[
+    list[Text],
+    FailFast(),
+    MinLen(1),
+    BeforeValidator(_listed, json_schema_input_type=str | Annotated[list[str], MinLen(1)]),
+]
+"""One text or several, at least one."""
+
+StopStrings = Annotated[
+    list[Annotated[Text, MinLen(1)]],
+    FailFast(),
+    BeforeValidator(
+        _listed,
+        json_schema_input_type=Annotated[str, MinLen(1)] | list[Annotated[str, MinLen(1)]],
+    ),
+]
+"""One string or several, none of them empty: that would stop at once."""
+
+Seed = Annotated[int, Field(ge=-1, le=2**63 - 1)]
+"""-1: the server chooses one."""
 
 Timeout = Annotated[
     float | None, Field(gt=0, description="Seconds that the request may take; at most the server's limit.")
@@ -74,6 +123,9 @@ Timeout = Annotated[
 Model = Annotated[Text | None, Field(description="Name of a served model; when missing, the default model.")]
 State = Annotated[str | None, Field(description="A state that an answer returned: the text continues from it.")]
 ReturnState = Annotated[bool, Field(description="Return the state at the end of the text.")]
+
+
+_TOKEN_IDS = Field(json_schema_extra={"propertyNames": {"pattern": "^[0-9]{1,9}$"}})
 
 
 def _keyed_by_token_id(value: dict[str, float]) -> dict[str, float]:
@@ -92,7 +144,7 @@ def _sampling_fields() -> dict[str, Any]:
         kind, default = kinds[parameter.name], parameter.default
         if _is_mapping(kind):
             value: Any = get_args(kind)[1]
-            kind = Annotated[dict[str, value], AfterValidator(_keyed_by_token_id)]
+            kind = Annotated[dict[str, value], AfterValidator(_keyed_by_token_id), _TOKEN_IDS]
         field = Field(default, description=meanings[parameter.name])
         if default is MISSING:
             field = Field(default_factory=parameter.default_factory, description=meanings[parameter.name])  # type: ignore[arg-type]

@@ -20,8 +20,9 @@ from app.tasks.body import (
     ReturnState,
     SamplingBody,
     Seed,
+    SomeTexts,
     State,
-    Texts,
+    StopStrings,
     Timeout,
     sampling_params,
 )
@@ -43,7 +44,7 @@ class GenerationBody(SamplingBody):
 
     max_tokens: int = Field(64, ge=0, description="Maximum number of tokens in a completion.")
     min_tokens: int = Field(0, ge=0, description="`<eos>` cannot be sampled before this many tokens.")
-    stop: Texts = Field(default_factory=list, description="The text ends before the first of these strings.")
+    stop: StopStrings = Field(default_factory=list, description="The text ends before the first of these strings.")
     ignore_eos: bool = Field(False, description="Continue past `<eos>`, so that exactly `max_tokens` tokens come.")
     n: int = Field(1, ge=1, description="Number of completions of each prompt.")
     seed: Seed | None = Field(
@@ -59,7 +60,9 @@ class GenerateRequest(GenerationBody, RequestBody):
         json_schema_extra={"examples": [{"prompt": "Cats average 15", "max_tokens": 30, "temperature": 0.8, "seed": 7}]}
     )
 
-    prompt: Texts = Field([""], description="Text to continue, or a list of texts; an empty prompt begins a new text.")
+    prompt: SomeTexts = Field(
+        [""], description="Text to continue, or a list of texts; an empty prompt begins a new text."
+    )
     model: Model = None
     allow_unk: bool | Literal["spell"] = Field(
         False,
@@ -150,14 +153,9 @@ def _reported(tokens: int, alternatives: int | None) -> int | None:
 
 def check(body: GenerateRequest, served: ServedModel) -> None:
     """Raises `InvalidValueError` for what no setting limits."""
-    if not body.prompt:
-        raise InvalidValueError("prompt: an empty list; at least one prompt is needed", "prompt")
     at_most("min_tokens", body.min_tokens, body.max_tokens)
     for token_id in sampling_params(body).logit_bias:
         at_most(f"logit_bias.{token_id}", token_id, len(served.checkpoint.tokenizer) - 1)
-    for i, stop in enumerate(body.stop):
-        if not stop:
-            raise InvalidValueError(f"stop.{i}: an empty string would stop at once", f"stop.{i}")
 
 
 # -- from a body to sequences ------------------------------------------------------------------------------------------
@@ -225,7 +223,7 @@ def plan_prompts(prompts: list[Prompt], state: SavedState | None, body: Generate
 
     Choices of one prompt go on from one sequence that consumes it. Raises `InvalidValueError` when there is too much.
     """
-    seed = secrets.randbits(63) if body.seed is None else body.seed
+    seed = secrets.randbits(63) if body.seed in (None, -1) else body.seed
     served, tokenizer = call.served, call.served.checkpoint.tokenizer
     params = GenerationParams(
         max_tokens=body.max_tokens,

@@ -3,10 +3,9 @@
 import uuid
 from typing import Annotated
 
+from annotated_types import MinLen
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from app.errors import InvalidValueError
-from app.registry import ServedModel
 from app.tasks import score as scoring
 from app.tasks.body import Answer, Model, RequestBody, Text, Timeout
 from app.tasks.task import TIMEOUT, Call, Limit, Task
@@ -35,7 +34,7 @@ class RescoreRequest(RequestBody):
         }
     )
 
-    hypotheses: Annotated[list[Hypothesis], FailFast()] = Field(description="The n-best list.")
+    hypotheses: Annotated[list[Hypothesis], FailFast(), MinLen(1)] = Field(description="The n-best list.")
     weight: float = Field(0.5, ge=-1e6, le=1e6, description="Weight of the model's log-probability, which is in nats.")
     length_weight: float = Field(0.0, ge=-1e6, le=1e6, description="Weight of the number of words.")
     bos: bool = Field(True, description="A hypothesis starts a sentence.")
@@ -64,12 +63,6 @@ class RescoreResponse(Answer):
 
 
 LIMITS = (Limit("hypotheses", "max_texts", " hypotheses"), TIMEOUT)
-
-
-def check(body: RescoreRequest, _served: ServedModel) -> None:
-    """Raises `InvalidValueError` for what no setting limits."""
-    if not body.hypotheses:
-        raise InvalidValueError("hypotheses: an empty list; at least one is needed", "hypotheses")
 
 
 async def answer(body: RescoreRequest, call: Call) -> RescoreResponse:
@@ -117,6 +110,5 @@ TASK = Task(
     request=RescoreRequest,
     response=RescoreResponse,
     limits=LIMITS,
-    rules=check,
     answer=answer,
 )

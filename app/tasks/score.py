@@ -9,11 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.engine.prefixes import share_prefixes
 from app.engine.sequence import Sequence
-from app.errors import InvalidValueError, at_most
-from app.registry import ServedModel
+from app.errors import at_most
 from app.settings import Settings
 from app.tasks.beside import LONG
-from app.tasks.body import Answer, Model, RequestBody, ReturnState, State, Text, Texts, Timeout
+from app.tasks.body import Answer, Model, RequestBody, ReturnState, SomeTexts, State, Text, Timeout
 from app.tasks.states import given_state, returned_state
 from app.tasks.task import TIMEOUT, Call, Limit, Task
 from app.tasks.tokens import TopToken, top_tokens
@@ -35,7 +34,7 @@ class ScoreRequest(RequestBody):
         }
     )
 
-    text: Texts = Field(description="Text to score, or a list of texts.")
+    text: SomeTexts = Field(description="Text to score, or a list of texts.")
     model: Model = None
     bos: bool = Field(True, description="The text starts a sentence; when false, its first token only conditions.")
     eos: bool = Field(True, description="The end of the text is predicted, and counts.")
@@ -112,12 +111,6 @@ LIMITS = (
     ),
     TIMEOUT,
 )
-
-
-def check(body: ScoreRequest, _served: ServedModel) -> None:
-    """Raises `InvalidValueError` for what no setting limits."""
-    if not body.text:
-        raise InvalidValueError("text: an empty list; at least one text is needed", "text")
 
 
 def check_reported(tokens: int, top: int, settings: Settings, param: str | None = None) -> None:
@@ -316,7 +309,6 @@ TASK = Task(
     request=ScoreRequest,
     response=ScoreResponse,
     limits=LIMITS,
-    rules=check,
     answer=answer,
     characters=lambda answer: 20 * sum(1 + len(d.top or ()) for score in answer.scores for d in score.details or ()),
 )

@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import Annotated, Any, Protocol
 
 import numpy as np
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le
 
 from models.arrays import Array
 
@@ -46,7 +46,7 @@ class SamplingParams:
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     """Sample from the fewest likeliest tokens whose probabilities reach this sum (nucleus sampling, Holtzman et al.
     2020, section 3.1)."""
-    min_p: Annotated[float, Ge(0), Lt(1)] = 0.0
+    min_p: Annotated[float, Ge(0), Le(1)] = 0.0
     """Sample from tokens at least this fraction as probable as the likeliest (Nguyen et al. 2024)."""
     repetition_penalty: Annotated[float, Gt(0), Le(10)] = 1.0
     """Above 1, tokens of prompt and completion become less likely: it divides their positive logits and multiplies the

@@ -32,7 +32,7 @@ WRONG: list[tuple[str, str, int, str | None, str]] = [
     (GENERATE, '{"temperature": "hot"}', 422, "temperature", "hot"),
     (GENERATE, '{"top_p": 0}', 422, "top_p", "greater than 0"),
     (GENERATE, '{"top_p": 1.01}', 422, "top_p", "1.01"),
-    (GENERATE, '{"min_p": 1}', 422, "min_p", "less than 1"),
+    (GENERATE, '{"min_p": 1.1}', 422, "min_p", "less than or equal to 1"),
     (GENERATE, '{"top_k": -1}', 422, "top_k", "-1"),
     (GENERATE, '{"repetition_penalty": 0}', 422, "repetition_penalty", "greater than 0"),
     (GENERATE, '{"presence_penalty": 3}', 422, "presence_penalty", "3"),
@@ -41,21 +41,20 @@ WRONG: list[tuple[str, str, int, str | None, str]] = [
     (GENERATE, '{"max_tokens": 1e30}', 422, "max_tokens", "e+30"),
     (GENERATE, '{"max_tokens": 1.5}', 422, "max_tokens", "1.5"),
     (GENERATE, '{"max_tokens": true}', 422, "max_tokens", "True"),
-    (GENERATE, '{"max_tokens": null}', 422, "max_tokens", "None"),
     (GENERATE, '{"min_tokens": 65}', 422, "min_tokens", "64"),
     (GENERATE, '{"n": 0}', 422, "n", "0"),
     (GENERATE, '{"n": 65}', 422, "n", "64"),
-    (GENERATE, '{"seed": -1}', 422, "seed", "-1"),
+    (GENERATE, '{"seed": -2}', 422, "seed", "-2"),
     (GENERATE, '{"seed": 9223372036854775808}', 422, "seed", "9223372036854775807"),
     (GENERATE, '{"logprobs": 21}', 422, "logprobs", "20"),
     (GENERATE, '{"logprobs": 20, "n": 64, "max_tokens": 4096}', 422, "logprobs", "100000"),
     (GENERATE, '{"prompt": 5}', 422, "prompt", "list of strings"),
-    (GENERATE, '{"prompt": []}', 422, "prompt", "at least one"),
+    (GENERATE, '{"prompt": []}', 422, "prompt", "at least 1"),
     (GENERATE, '{"prompt": ["a", 5]}', 422, "prompt.1", "5"),
     (GENERATE, '{"prompt": "\\ud800"}', 422, "prompt", "surrogate"),
     (GENERATE, '{"\\ud800": 1}', 422, None, ""),
     (GENERATE, '{"' + "x" * 100_000 + '": 1}', 422, "x" * 64, "no such field"),
-    (GENERATE, '{"stop": [""]}', 422, "stop.0", "empty"),
+    (GENERATE, '{"stop": [""]}', 422, "stop.0", "at least 1"),
     (GENERATE, '{"stop": ["\\udfff"]}', 422, "stop.0", "surrogate"),
     (GENERATE, '{"stop": "' + "x" * 257 + '"}', 422, "stop.0", "256"),
     (GENERATE, '{"stop": [' + ",".join(['"s"'] * 1000) + "]}", 422, "stop", "16"),
@@ -69,7 +68,7 @@ WRONG: list[tuple[str, str, int, str | None, str]] = [
     (GENERATE, '{"model": "../word"}', 404, "model", "../word"),
     (GENERATE, '{"tempurature": 1}', 422, "tempurature", "no such field"),
     (SCORE, "{}", 422, "text", "required"),
-    (SCORE, '{"text": []}', 422, "text", "at least one"),
+    (SCORE, '{"text": []}', 422, "text", "at least 1"),
     (SCORE, '{"text": [' + ",".join(['"x"'] * 10_000) + "]}", 422, "text", "1024"),
     (SCORE, '{"text": "a", "top": 51}', 422, "top", "50"),
     (SCORE, '{"text": "a", "bos": 1}', 422, "bos", "1"),
@@ -95,6 +94,20 @@ def test_a_wrong_request_is_refused_with_its_reason(
     assert part in error["message"]
     assert set(error) == {"message", "type", "param", "code"}
     assert len(error["message"]) < 400
+
+
+@pytest.mark.parametrize("route", ["/generate", "/v1/completions"])
+def test_null_is_the_default_and_a_whole_number_may_have_a_point(client: httpx.Client, route: str) -> None:
+    body = {"prompt": "The", "max_tokens": 8, "seed": 1, "ignore_eos": True}
+    odd = {"min_p": None, "n": None, "stop": None, "stream": None, "model": None, "top_k": 0.0, "max_tokens": 8.0}
+    plain, other = (client.post(route, json=one).json()["choices"] for one in (body, body | odd))
+    assert plain == other
+
+
+def test_minus_one_asks_for_a_seed_and_min_p_may_be_one(client: httpx.Client) -> None:
+    drawn = client.post("/generate", json={"seed": -1, "max_tokens": 3}).json()
+    assert drawn["seed"] >= 0
+    assert client.post("/generate", json={"min_p": 1, "max_tokens": 3}).status_code == 200
 
 
 def test_a_wrong_value_is_shown_but_not_all_of_it(client: httpx.Client) -> None:
