@@ -52,7 +52,9 @@ TOKENS = Limit("tokens", "max_prompt_tokens", " tokens")
     summary="Continue a text, as the OpenAI API does",
     responses={
         200: {
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {
+                "text/event-stream": {"itemSchema": {"type": "object", "properties": {"data": {"type": "string"}}}}
+            },
             "description": "The completions; with `stream`, a chunk for each token and `data: [DONE]` at the end.",
         }
     },
