@@ -48,8 +48,8 @@ def _operation(title: str, operation: Schema, schemas: Schema, shown: list[str])
     if "$ref" in answer:
         schema = schemas[_name(answer)]
         parts += ["The answer:", "", *_lines(schema.get("description")), *_fields(schema, schemas, shown)]
-    if stream := answers["200"].get("content", {}).get("text/event-stream", {}).get("schema"):
-        events = [_type(one, shown) for one in stream.get("oneOf", [])]
+    if stream := answers["200"].get("content", {}).get("text/event-stream"):
+        events = [_type(one, shown) for one in stream.get("schema", {}).get("oneOf", [])]
         parts += _lines(answers["200"]["description"] + (f" Events: {', '.join(events)}." if events else ""))
     errors = {
         status: one for status, one in answers.items() if status not in ("200", "422") or "ErrorResponse" in str(one)
