@@ -19,6 +19,7 @@ ServiceError
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
@@ -206,8 +207,22 @@ def error_response(message: str, kind: str, param: str | None, code: str) -> Err
 
 def shown(value: object) -> str:
     """A value as a message shows it, cut to `SHOWN_CHARACTERS`."""
-    text = repr(value)
+    text = repr(_beginning(value, [SHOWN_CHARACTERS]))
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def _beginning(value: object, left: list[int]) -> object:
+    """As much of a value as is shown, each part of which has a character at least: there may be a million parts.
+    left: how many may be looked at."""
+    left[0] -= 1
+    if isinstance(value, str):
+        return value[: SHOWN_CHARACTERS + 1]
+    if isinstance(value, list):
+        return [_beginning(item, left) for item in takewhile(lambda _: left[0] > 0, value)]
+    if isinstance(value, dict):
+        items = takewhile(lambda _: left[0] > 0, value.items())
+        return {_beginning(key, left): _beginning(item, left) for key, item in items}
+    return value
 
 
 def at_most(param: str, value: float, limit: float, what: str = "") -> None:

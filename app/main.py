@@ -11,6 +11,7 @@ from app.http import page, system, tasks
 from app.http.document import install_document
 from app.http.errors import install_error_handlers
 from app.http.gate import gated
+from app.http.parsing import BodyRoom
 from app.keys import load_keys
 from app.metrics import Metrics
 from app.openai import routes as openai
@@ -40,9 +41,11 @@ def create_app(settings: Settings) -> FastAPI:
                 await next_words.answer(next_words.NextRequest(text=""), first)
             settle_process()
             app.state.ready = True
-            tidying = asyncio.create_task(app.state.workers.tidy(lambda: registry.busy))
+            threads = (app.state.workers, app.state.readers)
+            tidying = [asyncio.create_task(one.tidy(lambda: registry.busy)) for one in threads]
             yield
-            tidying.cancel()
+            for task in tidying:
+                task.cancel()
         finally:
             app.state.ready = False
             registry.stop()
@@ -63,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.reloader = Reloader(registry, settings)
     app.state.workers = Workers(settings.max_requests)
     app.state.readers = Workers(settings.max_requests, threads=1)
+    app.state.body_room = BodyRoom(settings.max_bodies_bytes)
     app.state.ready = False
     install_error_handlers(app)
     include_routes(app)

@@ -119,6 +119,9 @@ class Settings(BaseSettings):
         20.0, description="A client that reads nothing of its answer for so long, or past its deadline, is cut off."
     )
 
+    max_bodies_bytes: Count = Field(
+        256_000_000, description="Bytes of bodies, each above 20,000, that are held at once; further ones get a 429."
+    )
     log_format: Literal["text", "json"] = Field("text", description="How lines of the log look.")
     root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = Field(
         "",

@@ -1,10 +1,11 @@
 """What a request brings: the API key, the body as JSON, and what handlers take from the application."""
 
 import asyncio
+import gc
 import json
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from fastapi import Depends, Request, Response
@@ -18,6 +19,7 @@ from app.errors import (
     BodyTooLargeError,
     ClientGoneError,
     MalformedJsonError,
+    OverloadedError,
     RequestTimeoutError,
     ServiceError,
     validation_error,
@@ -26,6 +28,7 @@ from app.keys import Key, Keys
 from app.metrics import Metrics
 from app.registry import LANGUAGE_MODEL, Registry, ServedModel
 from app.settings import Settings
+from app.tasks.beside import SHORT
 from app.tasks.task import Call, Limit
 from models.decoding.saved_state import SavedState
 
@@ -150,10 +153,28 @@ async def _read(request: Request, model: type[Body], limits: tuple[Limit, ...]) 
     """
     state, raw = request.app.state, await _body(request)
     deadline = Deadline.after(state.settings.timeout_seconds, request.state.arrived)
-    read = await state.readers.do(len(raw), lambda: _checked(raw, model, limits, state.settings), deadline)
-    if isinstance(read, ServiceError):
-        raise read
-    return cast("Body", read)
+
+    def read() -> Body | ServiceError:
+        with _without_collector() if len(raw) > SHORT else nullcontext():
+            return _checked(raw, model, limits, state.settings)
+
+    body = await state.readers.do(len(raw), read, deadline)
+    if isinstance(body, ServiceError):
+        raise body
+    return cast("Body", body)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """The collector of cycles would look at the parts of a large body again and again while they are made: three times
+    as long as making them takes, during which nothing else runs. In one thread at a time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _checked(raw: bytes, model: type[Body], limits: tuple[Limit, ...], settings: Settings) -> Body | ServiceError:
@@ -171,14 +192,35 @@ def _checked(raw: bytes, model: type[Body], limits: tuple[Limit, ...], settings:
     return validation_error(complaints, content)
 
 
+class BodyRoom:
+    """How many bytes of large bodies a server holds at once, until they are answered. Small ones always find room: the
+    number of connections bounds them."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    def take(self, size: int) -> None:
+        """Raises `OverloadedError` where there is no room."""
+        if self._bytes + size > self._max_bytes:
+            raise OverloadedError(f"{self._bytes} bytes of large bodies are held; try again later", retry_after=1)
+        self._bytes += size
+
+    def give_back(self, size: int) -> None:
+        self._bytes -= size
+
+
 async def _body(request: Request) -> bytes:
     """Raises `BodyTooLargeError` as soon as more has come, or is announced, than the settings allow,
-    `RequestTimeoutError` when it comes too slowly."""
+    `RequestTimeoutError` when it comes too slowly, `OverloadedError` when it is large and too much is held already."""
     settings: Settings = request.app.state.settings
+    room: BodyRoom = request.app.state.body_room
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > settings.max_body_bytes:
         raise BodyTooLargeError(settings.max_body_bytes)
     began, size, chunks = asyncio.get_running_loop().time(), 0, []
+    taken = 0
+    request.state.held.callback(lambda: room.give_back(taken))
     try:
         async with asyncio.timeout_at(began + settings.body_seconds) as patience:
             async for chunk in request.stream():
@@ -186,6 +228,9 @@ async def _body(request: Request) -> bytes:
                 if size > settings.max_body_bytes:
                     raise BodyTooLargeError(settings.max_body_bytes)
                 chunks.append(chunk)
+                if size > SHORT:
+                    room.take(size - taken)
+                    taken = size
                 if size > SLOWEST_BODY * settings.body_seconds:
                     patience.reschedule(began + size / SLOWEST_BODY)
     except TimeoutError:

@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from app.errors import SHOWN_CHARACTERS, shown
 from tests.app.conftest import serving
+from tests.app.http.test_connections import connect
 
 GENERATE, SCORE, NEXT = "/generate", "/score", "/next"
 
@@ -116,6 +118,15 @@ def test_a_wrong_value_is_shown_but_not_all_of_it(client: httpx.Client) -> None:
     assert len(error["message"]) < 200
 
 
+def test_a_value_is_shown_as_python_writes_it() -> None:
+    nested: list[Any] = []
+    for _ in range(900):
+        nested = [nested]
+    for value in (1, "a'b", [], {}, [1, [2, {"a": [3]}], "x"], {"a": 1, "b": [2]}, list(range(99)), "x" * 99, nested):
+        text = repr(value)
+        assert shown(value) == (text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…")
+
+
 HUGE: list[tuple[str, str, str]] = [
     # route, body, param
     ("/rescore", '{"hypotheses": [' + ",".join(["1"] * 949_000) + "]}", "hypotheses"),
@@ -129,6 +140,7 @@ HUGE: list[tuple[str, str, str]] = [
     ("/v1/completions", '{"logit_bias": {' + ",".join(f'"{i}": 101' for i in range(120_000)) + "}}", "logit_bias"),
     ("/v1/completions", '{"prompt": [' + ",".join(["[]"] * 640_000) + "]}", "prompt"),
     ("/v1/completions", '{"prompt": [' + ",".join(["1"] * 949_000) + "]}", "prompt"),
+    ("/generate", '{"temperature": [' + ",".join(['{"a":[1]}'] * 180_000) + "]}", "temperature"),
     ("/v1/completions", '{"stop": [' + ",".join(["5"] * 949_000) + "]}", "stop"),
 ]
 
@@ -159,6 +171,21 @@ def test_others_are_answered_while_large_bodies_are_read(client: httpx.Client) -
         for one in sending:
             one.result()
     assert sorted(waited)[len(waited) * 9 // 10] < 0.5
+
+
+def test_large_bodies_are_held_up_to_a_bound_and_small_ones_always(checkpoints_dir: Path) -> None:
+    with serving(checkpoints=checkpoints_dir, default_model="word", threads=1, max_bodies_bytes=90_000) as client:
+        large = json.dumps({"text": "The cat sat. " * 4000}).encode()
+        head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        with connect(client, head % len(large) + large[:-1]) as held:
+            while (answer := client.post("/score", content=large)).status_code == 200:
+                pass  # the other has not come yet
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+            assert client.post("/score", json={"text": "The cat"}).status_code == 200
+            held.sendall(large[-1:])
+            assert held.recv(1000).startswith(b"HTTP/1.1 200")
+        for _ in range(3):
+            assert client.post("/score", content=large).status_code == 200, "what was held is given back"
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["content-length", "chunked"])
