@@ -4,8 +4,7 @@
 
 A server of tiny models (words with a speller, characters) is asked over all routes, for each of the models; all of
 schemathesis' checks hold, with two exceptions that are checked here instead: a 504 is an answer to a request that asks
-for so little time, and what no schema can say is refused for one of the reasons in `RULES`. Needs schemathesis
-(`pip install schemathesis`); without `--requests` a few hundred take half a minute.
+for so little time, and what no schema can say is refused for one of the reasons in `RULES`.
 """
 
 import json
@@ -43,26 +42,29 @@ cli = typer.Typer(add_completion=False)
 
 
 @cli.command()
-def main(requests: Annotated[int, typer.Option(help="How many requests at least.")] = 500) -> None:
+def main(
+    requests: Annotated[int, typer.Option(help="How many requests at least.")] = 500,
+    examples: Annotated[int, typer.Option(help="How many of a route's in a round.")] = 100,
+) -> None:
     """Ask until so many requests have been made, with another seed each round."""
     with tempfile.TemporaryDirectory() as folder:
         models = _models(Path(folder) / "models")
         made = round_number = 0
         with Server("ours", models / "word", Path(folder) / "log", CAROUSEL_DEFAULT_MODEL="word") as server:
             while made < requests:
-                made += _round(server, round_number, "word" if round_number % 2 == 0 else "char")
+                made += _round(server, round_number, "word" if round_number % 2 == 0 else "char", examples)
                 round_number += 1
                 print(f"{made} requests, no failure", flush=True)  # noqa: T201
         if re.search(r"Traceback|CRITICAL", log := (Path(folder) / "log").read_text()):
             sys.exit(log[-4000:])
 
 
-def _round(server: Server, seed: int, model: str) -> int:
+def _round(server: Server, seed: int, model: str, examples: int) -> int:
     """One run of schemathesis; how many requests it made. Ends the process where a check fails."""
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{server.port}/openapi.json"),
         *("--checks", "all", "--exclude-checks", "not_a_server_error,positive_data_acceptance"),
-        *("--phases", "examples,coverage,fuzzing", "--max-examples", "100", "--seed", str(seed), "--no-color"),
+        *("--phases", "examples,coverage,fuzzing", "--max-examples", str(examples), "--seed", str(seed), "--no-color"),
         *("--request-timeout", "30", "--warnings", "off", "--suppress-health-check", "all"),
         *("--exclude-path", "/models/reload"),
     ]
