@@ -64,8 +64,8 @@ def test_no_pattern_comes_from_a_request() -> None:
     assert use_re <= {
         "app/commands/serve.py",
         "app/http/gate.py",
-        "models/checkpoint/format.py",
         "models/text/tokenizer.py",
+        "models/checkpoint/format.py",
     }
 
 

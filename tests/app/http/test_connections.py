@@ -117,6 +117,15 @@ def test_a_head_has_its_time(quick: httpx.Client) -> None:
         assert error_of(rest(connection)) == (408, "request_timeout")
 
 
+def test_a_connection_is_kept_for_a_next_request_for_its_time(checkpoints_dir: Path) -> None:
+    with serving(checkpoints=checkpoints_dir, default_model="word", threads=1, keep_alive_seconds=0.3) as client:
+        connection = connect(client)
+        for _ in range(2):
+            connection.sendall(GET + b"\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        assert rest(connection) == b""
+
+
 def test_a_body_has_its_time(quick: httpx.Client) -> None:
     answer = rest(connect(quick, POST + b'Content-Length: 100\r\n\r\n{"text":'))
     assert error_of(answer) == (408, "request_timeout")
