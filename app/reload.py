@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from app.catalog import Catalog, StartupError
 from app.registry import MOST_OLD, Entry, Registry, ServedModel
 from app.settings import Settings
+from app.tasks.beside import tidy_memory
 from models.checkpoint.format import CheckpointError, describe
 
 logger = logging.getLogger("carousel")
@@ -82,6 +83,8 @@ class Reloader:
         entry.old.remove(served)
         entry.past.add(served.version)
         await asyncio.to_thread(served.engine.stop)
+        del served
+        await asyncio.to_thread(tidy_memory)
         logger.info("let go an old version of %s after %.0f s", entry.name, time.monotonic() - before_last)
 
     def _seconds_left(self, entry: Entry, served: ServedModel) -> float:

@@ -299,10 +299,12 @@ def slow(
                 reader, writer = await asyncio.open_connection(HOST, port, limit=1)
                 writer.transport.pause_reading()  # type: ignore[attr-defined]
                 writer.write(head + str(len(body)).encode() + b"\r\n\r\n" + body)
-                await writer.drain()
-                await asyncio.sleep(30)
-                writer.transport.abort()
-                del reader
+                try:
+                    await writer.drain()
+                    await asyncio.sleep(30)
+                finally:
+                    writer.transport.abort()
+                    del reader
 
     async def main(server: Server) -> None:
         alone, waits = await meanwhile(server.port, good(server.port, seconds))

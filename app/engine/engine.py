@@ -130,7 +130,7 @@ class Engine:
         late = loop.call_later(deadline.remaining + LATE_SECONDS, request.events.put_nowait, deadline.error())
         ended = False
         try:
-            while (event := await request.next_event()) is not None:
+            while (event := await self._next_event(request)) is not None:
                 if isinstance(event, Exception):
                     raise event
                 yield event
@@ -139,6 +139,15 @@ class Engine:
             late.cancel()
             if not ended:
                 self._cancel(request)
+
+    async def _next_event(self, request: Request) -> list[Progress] | Exception | None:
+        """The next that there is to tell of a request. One that rested, as its reader lagged, goes on."""
+        lagged = request.lags
+        event = await request.next_event()
+        if lagged and not request.lags:
+            with self._wake:
+                self._wake.notify()
+        return event
 
     def _submit(self, request: Request) -> None:
         with self._wake:
@@ -199,7 +208,7 @@ class Engine:
         """Wait for something to do and take what has arrived; False when the engine is to stop."""
         with self._wake:
             while not self._arrived and not self._stopping and self._scheduler.idle:
-                self._wake.wait()
+                self._wake.wait(None if self._scheduler.empty else LATE_SECONDS)
             while self._arrived:
                 self._scheduler.add(self._arrived.popleft())
             return not self._stopping

@@ -53,6 +53,12 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
+        """Whether there is nothing to do: nobody waits but those whose readers lag."""
+        return not self.running and all(request.lags and not request.over for request in self._waiting)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody is there at all."""
         return not self.running and not self._waiting
 
     def requests(self) -> list[Request]:
@@ -63,13 +69,19 @@ class Scheduler:
         self._waiting.append(request)
 
     def park(self, now: float) -> list[Row]:
-        """Take rows from those that have had them for a turn, the longest first, while as many sequences wait that may
-        have them. What they hold is to be put aside before `admit` gives their slots away."""
-        wanted = sum(len(request.waiting) for request in self._waiting if request.rows < self._rows_per_request)
-        if self._free_slots or not wanted:
-            return []
-        had_a_turn = [row for row in self.running if now - row.since > TURN_SECONDS and not row.sequence.finished]
-        parked = sorted(had_a_turn, key=lambda row: row.since)[:wanted]
+        """Take rows from those whose reader lags; and from those that have had them for a turn, the longest first,
+        while as many sequences wait that may have them. What they hold is to be put aside before `admit` gives their
+        slots away."""
+        parked = [row for row in self.running if row.request.lags and not row.sequence.finished]
+        wanted = sum(len(request.waiting) for request in self._waiting if self._may_have_more(request))
+        wanted -= len(self._free_slots) + len(parked)
+        if wanted > 0:
+            had_a_turn = [
+                row
+                for row in self.running
+                if now - row.since > TURN_SECONDS and not row.request.lags and not row.sequence.finished
+            ]
+            parked += sorted(had_a_turn, key=lambda row: row.since)[:wanted]
         self._free(parked)
         for row in parked:
             row.request.waiting.append(row.sequence)
@@ -80,10 +92,10 @@ class Scheduler:
     def admit(self, now: float = 0.0) -> list[Row]:
         """Give free rows to waiting sequences, one for each request in turn."""
         admitted = []
-        full: list[Request] = []  # requests that hold all the rows they may
+        full: list[Request] = []  # requests that are to have no more rows now
         while self._free_slots and self._waiting:
             request = self._waiting.popleft()
-            if request.rows >= self._rows_per_request:
+            if not self._may_have_more(request):
                 full.append(request)
                 continue
             row = Row(request, request.waiting.popleft(), now)
@@ -95,6 +107,9 @@ class Scheduler:
         self._waiting.extendleft(reversed(full))
         self.running += admitted
         return admitted
+
+    def _may_have_more(self, request: Request) -> bool:
+        return request.rows < self._rows_per_request and not request.lags
 
     def prompt_chunks(self) -> list[tuple[Row, int]]:
         """(row, how many of its inputs to consume), the most first, within the budget of one step.

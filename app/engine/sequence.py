@@ -141,8 +141,9 @@ class Progress:
 
 
 LAG = 1024
-"""Tokens that may wait for the reader of a stream each by itself; those of a sequence beyond are joined, so that what
-waits is the text. Tokens with scores stay apart: the settings bound how many of those a request may have."""
+"""Tokens that may wait for the reader of a stream each by itself. While more do, the request rests, and those of a
+sequence beyond are joined, so that what waits is the text. Tokens with scores stay apart: the settings bound how many of
+those a request may have."""
 
 
 @dataclass(eq=False)
@@ -191,9 +192,19 @@ class Request:
         self.waiting.extend(children)
         return bool(children)
 
+    @property
+    def over(self) -> bool:
+        """Whether it is to be let go, answered or not."""
+        return self.cancelled or self.deadline.remaining < 0
+
+    @property
+    def lags(self) -> bool:
+        """Whether so much waits for its reader that no more is to be made; read from any thread."""
+        return self._untold > LAG
+
     def tell(self, event: list[Progress] | Exception | None) -> None:
         """Put into `events`. Tokens of one that lags join those that wait already. On its event loop."""
-        if isinstance(event, list) and self._untold > LAG:
+        if isinstance(event, list) and self.lags:
             self._join(event)
             return
         self._joined = []

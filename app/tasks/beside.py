@@ -81,7 +81,7 @@ class Workers:
             waited += TIDY_EVERY
             if self._untidy and (not (self._held or busy()) or waited > TIDY_AT_LAST):
                 self._untidy, waited = False, 0.0
-                await asyncio.to_thread(_tidy)
+                await asyncio.to_thread(tidy_memory)
 
     @staticmethod
     def _run(work: Callable[[], Result], deadline: Deadline) -> Result:
@@ -89,8 +89,9 @@ class Workers:
         return work()
 
 
-def _tidy() -> None:
-    """What a request left in cycles goes first: the collector comes by too seldom for large ones."""
+def tidy_memory() -> None:
+    """Hand back what large requests, or models that were let go, have left. What is in cycles goes first: the collector
+    comes by too seldom for it."""
     gc.collect()
     release_memory()
 
