@@ -127,6 +127,18 @@ def test_a_value_is_shown_as_python_writes_it() -> None:
         assert shown(value) == (text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…")
 
 
+def test_no_more_of_a_value_is_looked_at_than_is_shown() -> None:
+    class Part:
+        looked_at = 0
+
+        def __repr__(self) -> str:
+            Part.looked_at += 1
+            return "."
+
+    assert shown([[Part()] * 1000, {"a": [Part()] * 1000}] * 1000).startswith("[[., ., .")
+    assert Part.looked_at <= SHOWN_CHARACTERS
+
+
 HUGE: list[tuple[str, str, str]] = [
     # route, body, param
     ("/rescore", '{"hypotheses": [' + ",".join(["1"] * 949_000) + "]}", "hypotheses"),
