@@ -115,7 +115,9 @@ class Runner:
     def cache(self, max_bytes: int) -> PrefixCache:
         """An empty cache of states of this network."""
         bytes_per_state = 4 * self._states.shape[1]
-        return PrefixCache(self._network.zeros(max_bytes // bytes_per_state))
+        count = max_bytes // bytes_per_state
+        # Not zeros: what is never written takes no memory.
+        return PrefixCache(self._network.own(np.empty((count, self._states.shape[1]), np.float32)))
 
     def decode(self, sequences: list[Sequence], seconds: float) -> tuple[list[list[int]], list[tuple[Sequence, Own]]]:
         """What inputs are left of sequences, then their next tokens: as many as `seconds` allow.

@@ -140,10 +140,10 @@ class Progress:
     """How many tokens it stands for: more than one where the reader lags."""
 
 
-LAG = 1024
+LAG = 256
 """Tokens that may wait for the reader of a stream each by itself. While more do, the request rests, and those of a
-sequence beyond are joined, so that what waits is the text. Tokens with scores stay apart: the settings bound how many of
-those a request may have."""
+sequence beyond are joined, so that what waits is the text. Tokens with scores stay apart: the settings bound how many
+of those a request may have."""
 
 
 @dataclass(eq=False)

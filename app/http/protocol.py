@@ -56,7 +56,7 @@ FRAMING = 8
 READ_BYTES = 48 * 1024
 """As much must be read in `stall_seconds` of what waits for a client; a stream goes on after as much."""
 
-KERNEL_BYTES = 128 * 1024
+KERNEL_BYTES = 16 * 1024
 """Bytes not sent yet that the kernel holds for a client, where it can be told."""
 
 
