@@ -5,12 +5,13 @@
 FOLDER holds BLiMP's .jsonl files (Warstadt et al. 2020). Every sentence is scored through POST /score of a running
 server, from <eos> to <eos>; a pair is right when the good sentence has the higher total, a tie is wrong.
 
-Prints for each paradigm the share that is right by the open totals (unknown words are charged their spelling, where the
-model has a speller) and by the closed ones (charged as <unk>), and how many pairs hold a word that the model does not
-know.
+Prints for each paradigm, and as the mean over the paradigms, the share that is right by the open totals (unknown words
+are charged their spelling, where the model has a speller) and by the closed ones (charged as <unk>), and how many pairs
+hold a word that the model does not know.
 """
 
 import json
+import statistics
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ def main(
 ) -> None:
     """Accuracy on BLiMP, by POST /score."""
     table = Table("paradigm", "pairs", "right, open", "right, closed", "with unknown words")
-    totals = [0, 0, 0, 0]
+    shares: list[list[float]] = []
     with httpx.Client(base_url=url, timeout=300) as client:
         for file in track(sorted(folder.glob("*.jsonl")), "scoring", console=Console(stderr=True)):
             with file.open(encoding="utf-8") as lines:
@@ -48,21 +49,18 @@ def main(
                     counts[1] += _open(good) > _open(bad)
                     counts[2] += good["logprob"] > bad["logprob"]
                     counts[3] += bool(good["oov"] or bad["oov"])
-            table.add_row(file.stem, *_shares(counts))
-            totals = [total + count for total, count in zip(totals, counts, strict=True)]
+            pairs_of_all, *found = counts
+            shares.append([count / pairs_of_all for count in found])
+            table.add_row(file.stem, str(pairs_of_all), *map("{:.1%}".format, shares[-1]))
     table.add_section()
-    table.add_row("all", *_shares(totals))
+    means = [statistics.mean(column) for column in zip(*shares, strict=True)]
+    table.add_row(f"mean of {len(shares)} paradigms", "", *map("{:.1%}".format, means))
     Console().print(table)
 
 
 def _open(score: dict[str, Any]) -> float:
     total = score["logprob"] if score["logprob_open"] is None else score["logprob_open"]
     return float(total)
-
-
-def _shares(counts: list[int]) -> tuple[str, ...]:
-    pairs, *others = counts
-    return str(pairs), *(f"{count / pairs:.1%}" for count in others)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ console = Console(width=150)
 CheckpointOption = Annotated[Path, typer.Option(help="The checkpoint that is served.")]
 WORD, CHARACTER = ROOT / "checkpoints/english-word", ROOT / "checkpoints/shakespeare-char"
 
-SETTLE_SECONDS = 5.0
-"""Between the coming of slow clients and the measurement: what a stream is held back by fills in this time."""
+SETTLE_SECONDS = 12.0
+"""Between the coming of slow clients and the measurement. Until the kernels' buffers are full (some 3,500 tokens for
+each client here), a client that does not read cannot be told from another."""
 
 HEALTH_EVERY = 0.02
 """Seconds between two looks at /health."""

@@ -149,19 +149,23 @@ class Engine:
                 self._wake.notify()
         return event
 
+    def check_room(self) -> None:
+        """Raises `OverloadedError` where as many requests are held as may be: asked early, a refusal costs little."""
+        if self._in_flight >= self._max_requests:
+            self._metrics.refused.inc()
+            raise OverloadedError(
+                f"{self._in_flight} requests are already held for {self.name!r} (limit {self._max_requests}); "
+                "try again later",
+                retry_after=self._pace.seconds_until_room(self._in_flight),
+            )
+
     def _submit(self, request: Request) -> None:
         with self._wake:
             if self._stopping:
                 raise UnavailableError("the server is shutting down")
             if self._broken:
                 raise UnavailableError("the model has failed; the server is about to end")
-            if self._in_flight >= self._max_requests:
-                self._metrics.refused.inc()
-                raise OverloadedError(
-                    f"{self._in_flight} requests are already held for {self.name!r} (limit {self._max_requests}); "
-                    "try again later",
-                    retry_after=self._pace.seconds_for(self._in_flight),
-                )
+            self.check_room()
             self._in_flight += 1
             self._arrived.append(request)
             self._wake.notify()
@@ -415,21 +419,30 @@ _MODEL_FAILED = "the model failed; the server's log has the details"
 
 
 class Pace:
-    """How fast requests have ended lately: what tells those that are refused when to come again."""
+    """How fast requests have ended lately, and how many were refused: what tells those that are refused when to come
+    again."""
 
     def __init__(self) -> None:
         self._ended: deque[float] = deque(maxlen=64)
+        self._refused: deque[float] = deque(maxlen=10_000)
+        self._told = 1
 
     def note(self) -> None:
         """A request has ended now."""
         self._ended.append(time.monotonic())
 
-    def seconds_for(self, requests: int) -> int:
-        """Whole seconds, 1 to 60, in which a quarter of so many requests will have ended."""
+    def seconds_until_room(self, held: int) -> int:
+        """Whole seconds, 1 to 60, for a request that is refused while so many are held: twice as long as these take,
+        and all that were refused lately and will come again."""
+        now = time.monotonic()
+        while self._refused and self._refused[0] < now - self._told:
+            self._refused.popleft()
+        self._refused.append(now)
         if len(self._ended) < 2:
             return 1
-        pace = (len(self._ended) - 1) / max(1e-3, time.monotonic() - self._ended[0])
-        return min(60, max(1, math.ceil(requests / 4 / pace)))
+        pace = (len(self._ended) - 1) / max(1e-3, now - self._ended[0])
+        self._told = min(60, max(1, math.ceil(2 * (held + len(self._refused)) / pace)))
+        return self._told
 
 
 Event = tuple[Request, list[Progress] | Exception | None]

@@ -24,6 +24,7 @@ def endpoint(task: Task[Any, Any]) -> Callable[[Any, Request], Awaitable[Respons
         state = getattr(body, "state", None)
         call = await call_of(request, body.model, body.timeout_seconds, task.kind, state)
         task.check(body, call)
+        call.served.engine.check_room()
         if task.stream is not None and body.stream:
             return await event_stream(request, task.stream.events(body, call))
         answer: BaseModel = await while_connected(request, task.answer(body, call))

@@ -64,6 +64,7 @@ async def post_completions(body: CompletionRequest, request: Request) -> Respons
     """Fields that are not listed are ignored; null means the default."""
     call = await call_of(request, body.model, body.timeout_seconds)
     native = completions.native_request(body, call)
+    call.served.engine.check_room()
     with_usage = body.stream_options.include_usage or body.stream_options.continuous_usage_stats or not body.stream
 
     def encode(answer: CompletionResponse) -> str:
