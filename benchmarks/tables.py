@@ -181,8 +181,9 @@ def _model_figures() -> list[list[str]]:
             f"{novels['ngram_perplexity']:.1f}",
         ],
         [
-            f"BLiMP, mean of {blimp['paradigms']} paradigms, {blimp['model']}",
-            f"{blimp['open']:.1%}, every word spelled, a tie wrong",
+            f"BLiMP, mean of {blimp['paradigms']} paradigms",
+            f"english **{blimp['english']['open']:.1%}**, english-word {blimp['english-word']['open']:.1%}; "
+            "every word spelled, a tie wrong",
         ],
         [
             "WikiText-2, an hour of training on two cores",
