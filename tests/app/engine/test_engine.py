@@ -121,10 +121,11 @@ def test_scores_equal_one_pass_over_the_text(tiny_word: Tiny) -> None:
 def test_a_cancelled_request_frees_its_rows(tiny_word: Tiny) -> None:
     async def main() -> None:
         async with running(tiny_word[0]) as engine:
-            stream = engine.stream([sequence_for(tiny_word, "", ENDLESS) for _ in range(3)], Deadline.after(60))
-            await anext(stream)
+            asked = asyncio.create_task(
+                engine.run([sequence_for(tiny_word, "", ENDLESS) for _ in range(3)], Deadline.after(60))
+            )
             await until(lambda: load(engine, "num_requests_running") == 3)
-            await stream.aclose()
+            asked.cancel()
             await until(lambda: load(engine, "num_requests_running") == 0)
             assert load(engine, "requests_cancelled_total") == 1
             assert load(engine, "requests_in_flight") == 0
@@ -286,13 +287,16 @@ def test_a_short_request_is_not_starved_by_long_ones(tiny_word: Tiny, monkeypatc
 
     async def main() -> None:
         async with running(tiny_word[0], max_rows=4) as engine:
-            streams = [engine.stream([sequence_for(tiny_word, "", ENDLESS)], Deadline.after(60)) for _ in range(8)]
-            for stream in streams[:4]:
-                await anext(stream)
+            long = [
+                asyncio.create_task(engine.run([sequence_for(tiny_word, "", ENDLESS)], Deadline.after(60)))
+                for _ in range(8)
+            ]
+            await until(lambda: load(engine, "num_requests_running") == 4)
             short = sequence_for(tiny_word, "The cat", GenerationParams(max_tokens=5, seed=1))
             await asyncio.wait_for(engine.run([short], Deadline.after(60)), 30)
-            for stream in streams:
-                await stream.aclose()
+            for asked in long:
+                asked.cancel()
+            await asyncio.gather(*long, return_exceptions=True)
 
     run(main())
 
