@@ -126,6 +126,7 @@ def test_a_cancelled_request_frees_its_rows(tiny_word: Tiny) -> None:
             )
             await until(lambda: load(engine, "num_requests_running") == 3)
             asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
             await until(lambda: load(engine, "num_requests_running") == 0)
             assert load(engine, "requests_cancelled_total") == 1
             assert load(engine, "requests_in_flight") == 0
