@@ -121,7 +121,7 @@ def test_scores_equal_one_pass_over_the_text(tiny_word: Tiny) -> None:
 def test_a_cancelled_request_frees_its_rows(tiny_word: Tiny) -> None:
     async def main() -> None:
         async with running(tiny_word[0]) as engine:
-            asked = asyncio.create_task(
+            asked = asyncio.ensure_future(
                 engine.run([sequence_for(tiny_word, "", ENDLESS) for _ in range(3)], Deadline.after(60))
             )
             await until(lambda: load(engine, "num_requests_running") == 3)
