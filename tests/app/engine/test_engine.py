@@ -121,12 +121,11 @@ def test_scores_equal_one_pass_over_the_text(tiny_word: Tiny) -> None:
 def test_a_cancelled_request_frees_its_rows(tiny_word: Tiny) -> None:
     async def main() -> None:
         async with running(tiny_word[0]) as engine:
-            asked = asyncio.ensure_future(
-                engine.run([sequence_for(tiny_word, "", ENDLESS) for _ in range(3)], Deadline.after(60))
-            )
-            await until(lambda: load(engine, "num_requests_running") == 3)
-            asked.cancel()
-            await asyncio.gather(asked, return_exceptions=True)
+            sequences = [sequence_for(tiny_word, "", ENDLESS) for _ in range(3)]
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(engine.run(sequences, Deadline.after(60)))
+                await until(lambda: load(engine, "num_requests_running") == 3)
+                task.cancel()
             await until(lambda: load(engine, "num_requests_running") == 0)
             assert load(engine, "requests_cancelled_total") == 1
             assert load(engine, "requests_in_flight") == 0
