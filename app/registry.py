@@ -136,6 +136,8 @@ class Registry:
         catalog = Catalog(settings)
         self.default = catalog.default
         self.entries: dict[str, Entry] = {}
+        self.leaving: list[Entry] = []
+        """Models whose folders are gone, while requests use them."""
         self.refused: list[Refused] = []
         self.draining = False
         """Whether the server is about to end, and takes no more requests."""
@@ -226,7 +228,7 @@ class Registry:
                     raise UnavailableError(f"model: {entry.name} cannot be loaded: {error.reason}", "model") from None
             served = entry.current
             served.used_at = time.monotonic()
-        self._make_room(served)
+        self.make_room(served)
         return served
 
     async def start_version(self, path: Path) -> ServedModel:
@@ -240,7 +242,7 @@ class Registry:
             raise
         return served
 
-    def _make_room(self, needed: ServedModel) -> None:
+    def make_room(self, needed: ServedModel) -> None:
         """Let go those used longest ago until the rest fits into `models_bytes`; neither the default nor one in use."""
         limit = self._settings.models_bytes
         if limit is None:
@@ -261,7 +263,7 @@ class Registry:
 
     def loaded(self) -> Iterator[ServedModel]:
         """Every version that is in memory."""
-        for entry in self.entries.values():
+        for entry in (*self.entries.values(), *self.leaving):
             yield from ([entry.current] if entry.current else [])
             yield from entry.old
 

@@ -58,9 +58,12 @@ class Reloader:
                     entry = self._registry.entries[name] = Entry(name, path, description)
                 self._replace(entry, served)
                 entry.description = description
+                self._registry.make_room(served)
                 answer.loaded.append(name)
-            for name in set(self._registry.entries) - set(paths) - {self._registry.default}:
-                self._replace(self._registry.entries.pop(name), None)
+            for name in sorted(set(self._registry.entries) - set(paths) - {self._registry.default}):
+                gone = self._registry.entries.pop(name)
+                self._registry.leaving.append(gone)
+                self._replace(gone, None)
                 answer.removed.append(name)
             self._registry.entries = dict(sorted(self._registry.entries.items()))
             logger.info("reloaded: %s", answer.model_dump_json())
@@ -69,6 +72,8 @@ class Reloader:
     def _replace(self, entry: Entry, served: ServedModel | None) -> None:
         """Let `served` answer from now on; the version before it stays for those who use it."""
         before, entry.current = entry.current, served
+        if before is None and entry in self._registry.leaving:
+            self._registry.leaving.remove(entry)
         if before is not None:
             entry.old.append(before)
             task = asyncio.create_task(self._retire(entry, before))
@@ -77,15 +82,17 @@ class Reloader:
 
     async def _retire(self, entry: Entry, served: ServedModel) -> None:
         """Keep an old version while requests use it, and some time after, for states that clients hold."""
-        before_last = time.monotonic()
+        began = time.monotonic()
         while served.users or self._seconds_left(entry, served) > 0:
             await asyncio.sleep(0.05 if served.users else min(1.0, self._seconds_left(entry, served)))
         entry.old.remove(served)
         entry.past.add(served.version)
+        if entry in self._registry.leaving and not entry.old:
+            self._registry.leaving.remove(entry)
         await asyncio.to_thread(served.engine.stop)
         del served
         await asyncio.to_thread(tidy_memory)
-        logger.info("let go an old version of %s after %.0f s", entry.name, time.monotonic() - before_last)
+        logger.info("let go an old version of %s after %.0f s", entry.name, time.monotonic() - began)
 
     def _seconds_left(self, entry: Entry, served: ServedModel) -> float:
         newer = len(entry.old) - 1 - entry.old.index(served)

@@ -101,11 +101,6 @@ class Engine:
         since = self._iterating_since
         return 0.0 if since is None else time.monotonic() - since
 
-    @property
-    def in_flight(self) -> int:
-        """Requests that are held, running and waiting."""
-        return self._in_flight
-
     async def run(self, sequences: Many[Sequence], deadline: Deadline, owner: str = "") -> None:
         """Work on sequences until all are finished; what was found out is then in them. Raises `ServiceError`."""
         async with aclosing(self.stream(sequences, deadline, owner, followed=False)) as events:

@@ -89,6 +89,19 @@ def test_a_stream_ends_on_the_version_that_it_began_with(client: httpx.Client, f
     assert "".join(event.get("text", "") for event in events) == alone
 
 
+def test_a_model_whose_folder_is_gone_answers_who_has_begun(client: httpx.Client, folder: Path) -> None:
+    body = {"prompt": "The", "max_tokens": 3000, "ignore_eos": True, "seed": 5, "model": "other"}
+    alone = post(client, "/generate", **body)["choices"][0]["text"]
+    with client.stream("POST", "/generate", json=body | {"stream": True}) as stream:
+        lines = stream.iter_lines()
+        first = next(lines)
+        shutil.rmtree(folder / "other")
+        with httpx.Client(base_url=client.base_url, timeout=60) as other:
+            assert reload(other)["removed"] == ["other"]
+        events = [json.loads(line[6:]) for line in [first, *lines] if line.startswith("data: {")]
+    assert "".join(event.get("text", "") for event in events) == alone
+
+
 def test_a_state_is_answered_by_the_version_that_made_it(client: httpx.Client, folder: Path) -> None:
     state = post(client, "/generate", prompt="The cat", max_tokens=0, return_state=True)["choices"][0]["state"]
     before = post(client, "/score", text=" sat", state=state)["scores"]

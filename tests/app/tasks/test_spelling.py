@@ -185,13 +185,16 @@ def test_a_very_improbable_word_has_a_log_probability(client: httpx.Client, text
     assert score(client, text)["scores"][0]["logprob_open"] < -200
 
 
-def test_long_words_are_spelled_in_pieces_with_the_same_bits(speller: Speller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_words_cost_the_same_spelled_in_pieces(speller: Speller, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [" " + "zebra" * n for n in (1, 7, 40, 400)]
-    whole = speller.logprobs(words)
+    whole, completed = speller.logprobs(words), speller.completions(words[2], 3)
     monkeypatch.setattr("models.words.speller.STRETCH", 64)
     speller._known.clear()
     assert speller.logprobs(words) == pytest.approx(whole, rel=1e-12)
-    assert speller.completions(words[2], 3) == speller.completions(words[2], 3)
+    mass, found = speller.completions(words[2], 3)
+    assert mass == pytest.approx(completed[0], rel=1e-12)
+    assert [word for word, _ in found] == [word for word, _ in completed[1]]
+    assert [value for _, value in found] == pytest.approx([value for _, value in completed[1]], rel=1e-12)
 
 
 def test_the_time_of_one_owner_tells_nothing_of_another(speller: Speller) -> None:
