@@ -23,6 +23,7 @@ from typing import Literal, get_args
 import tokenizers
 
 from models.text.levels import EOS, LEVELS, UNK, Level
+from models.text.reader import RUNS, Known, Reader
 from models.text.speech import speech_normalizer
 from models.text.tokenizer_file import read_tokenizer
 
@@ -137,13 +138,40 @@ class Tokenizer:
 
     def normalized(self, text: str) -> str:
         """How the tokenizer reads a text before it is cut."""
+        text = self.reader.read(text).text
         return text if self.inner.normalizer is None else str(self.inner.normalizer.normalize_str(text))
+
+    @cached_property
+    def reader(self) -> Reader:
+        """What reads texts for this vocabulary. Characters that only a normalizer takes out or changes are known."""
+        surfaces = [surface.decode("utf-8", "ignore") for surface in self.token_bytes]
+        surfaces[self.unk_id] = surfaces[self.eos_id] = ""
+        characters = frozenset("".join(surfaces))
+        if self.normalization != "none":
+            characters |= frozenset(map(str.upper, characters)) | frozenset(map(chr, range(32, 127)))
+        has_words = self.rules.has_words
+        return Reader(
+            Known(
+                characters=characters,
+                has_all=not has_words and not self.rules.is_characters,
+                spaces=frozenset(surface for surface in surfaces if len(surface) == 1 and surface.isspace()),
+                runs=frozenset(run for run in RUNS if any(run in surface for surface in surfaces)),
+                unknown_in=(lambda text: self._cut([text])[0].ids.count(self.unk_id))
+                if has_words and self.normalization == "none"
+                else None,
+                is_split=self.rules.writes_space,
+                takes_space=self.rules.leading_space or self.rules.writes_space,
+                line_end=BOUNDARY_TEXT[self.boundary],
+            )
+        )
 
     def encode(self, text: str, check: Callable[[], None] = lambda: None) -> Encoding:
         """Tokens of `text`. A boundary inside the text is `<eos>`; none is added at its ends.
 
         check: called now and then; may raise to end the work. Other threads run meanwhile when the text is long.
         """
+        reading = self.reader.read(text)
+        text = reading.text
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         for spans in _together(self._spans(text)):
@@ -158,7 +186,7 @@ class Tokenizer:
                     encoding = next(encoded)
                     ids += encoding.ids
                     offsets += [(start + a, start + b) for a, b in encoding.offsets]
-        return Encoding(ids, offsets)
+        return Encoding(ids, [reading.typed(start, end) for start, end in offsets] if reading.is_changed else offsets)
 
     def _cut(self, pieces: Sequence[str]) -> list[tokenizers.Encoding]:
         """The library lets other threads run only while it cuts a batch, which costs more where the text is short."""
@@ -174,6 +202,8 @@ class Tokenizer:
         return list(self._recent_ids(text, owner)) if len(text) <= REMEMBERED_CHARACTERS else self._encode_ids(text)
 
     def _encode_ids(self, text: str) -> list[int]:
+        if not self.reader.is_plain(text):
+            text = self.reader.read(text).text
         return [token_id for spans in _together(self._spans(text)) for token_id in self._ids(text, spans)]
 
     def encode_document(self, text: str) -> list[int]:
@@ -182,12 +212,14 @@ class Tokenizer:
 
     def ends_in_boundary(self, text: str) -> bool:
         """Whether the last token of a text is the `<eos>` of a boundary."""
+        text = self.reader.read(text[max(0, len(text.rstrip()) - 1) :]).text
         ends = {"line": text.endswith("\n"), "paragraph": text.endswith("\n\n"), "document": False}
         return ends[self.boundary]
 
     def encode_noting(self, text: str) -> tuple[list[int], list[str]]:
         """As `encode_ids`, and what each `<unk>` stands for, in order; the symbol itself, as pre-tokenized text holds
         it, for nothing."""
+        text = self.reader.read(text).text
         spans = list(self._spans(text))
         pieces = [text[start:end] for start, end, is_boundary in spans if not is_boundary]
         encoded = iter(zip(pieces, self.inner.encode_batch(pieces, add_special_tokens=False), strict=True))
