@@ -144,13 +144,17 @@ class Engine:
                 self._wake.notify()
         return event
 
+    @property
+    def full(self) -> bool:
+        """Whether as many requests are held as may be."""
+        return self._in_flight >= self._max_requests
+
     def check_room(self) -> None:
-        """Raises `OverloadedError` where as many requests are held as may be: asked early, a refusal costs little."""
-        if self._in_flight >= self._max_requests:
+        """Raises `OverloadedError` where it is `full`: asked early, a refusal costs little."""
+        if self.full:
             self._metrics.refused.inc()
             raise OverloadedError(
-                f"{self._in_flight} requests are already held for {self.name!r} (limit {self._max_requests}); "
-                "try again later",
+                f"the model holds {self._max_requests} requests, as many as it may; try again later",
                 retry_after=self._pace.seconds_until_room(self._in_flight),
             )
 
