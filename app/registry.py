@@ -277,6 +277,13 @@ class Registry:
         """Whether a request is under way."""
         return any(served.users for served in self.loaded())
 
+    def only(self) -> ServedModel | None:
+        """The model that every request is for, whatever it says; None where there are several, or versions of one."""
+        if self.draining or len(self.entries) > 1 or self.leaving:
+            return None
+        (entry,) = self.entries.values()
+        return None if entry.old else entry.current
+
     def start(self) -> None:
         for served in self.loaded():
             served.engine.start()

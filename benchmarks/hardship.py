@@ -230,7 +230,10 @@ def overload(
                 elif answer.status == 429:
                     seen["refused"] += 1
                     refusals.append(1000 * (time.perf_counter() - began))
-                    await asyncio.sleep(answer.retry_after * (0.5 + draw.random()))
+                    wait = answer.retry_after * (0.5 + draw.random())
+                    await asyncio.sleep(
+                        min(wait, end - time.perf_counter())
+                    )  # what is waited after the end tells nothing
                 else:
                     seen["lost"] += 1
             connection.close()

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Many
 from contextlib import aclosing, suppress
 from functools import partial
+from heapq import heappop, heappush
 
 from app.deadline import Deadline
 from app.engine.prefixes import cache_keys
@@ -40,6 +41,14 @@ STALL_SECONDS = 30.0
 
 LATE_SECONDS = 1.0
 """How long after its deadline a request is ended from outside, where the engine has not done so."""
+
+
+PLACES_A_TRY = 4
+"""Places that become free for each request that is told to come again: most go to requests that come for the first
+time, and with fewer those that were refused come for nothing, which takes time from the others."""
+
+MAX_COMING = 10_000
+"""Refused requests that are counted as coming again."""
 
 
 class Engine:
@@ -144,13 +153,17 @@ class Engine:
                 self._wake.notify()
         return event
 
+    @property
+    def full(self) -> bool:
+        """Whether as many requests are held as may be."""
+        return self._in_flight >= self._max_requests
+
     def check_room(self) -> None:
-        """Raises `OverloadedError` where as many requests are held as may be: asked early, a refusal costs little."""
-        if self._in_flight >= self._max_requests:
+        """Raises `OverloadedError` where it is `full`: asked early, a refusal costs little."""
+        if self.full:
             self._metrics.refused.inc()
             raise OverloadedError(
-                f"{self._in_flight} requests are already held for {self.name!r} (limit {self._max_requests}); "
-                "try again later",
+                f"the model holds {self._max_requests} requests, as many as it may; try again later",
                 retry_after=self._pace.seconds_until_room(self._in_flight),
             )
 
@@ -414,13 +427,12 @@ _MODEL_FAILED = "the model failed; the server's log has the details"
 
 
 class Pace:
-    """How fast requests have ended lately, and how many were refused: what tells those that are refused when to come
-    again."""
+    """How fast requests have ended lately, and how many that were refused will come again: what tells those that are
+    refused when to come."""
 
     def __init__(self) -> None:
         self._ended: deque[float] = deque(maxlen=64)
-        self._refused: deque[float] = deque(maxlen=10_000)
-        self._told = 1
+        self._coming: list[float] = []  # a heap of the times that the refused were told
 
     def note(self) -> None:
         """A request has ended now."""
@@ -428,16 +440,21 @@ class Pace:
 
     def seconds_until_room(self, held: int) -> int:
         """Whole seconds, 1 to 60, for a request that is refused while so many are held: twice as long as these take,
-        and all that were refused lately and will come again."""
+        and `PLACES_A_TRY` times as long as those that will come again, as others come meanwhile."""
         now = time.monotonic()
-        while self._refused and self._refused[0] < now - self._told:
-            self._refused.popleft()
-        self._refused.append(now)
+        while self._coming and self._coming[0] < now:
+            heappop(self._coming)
+        told = self._told(now, held)
+        if len(self._coming) < MAX_COMING:
+            heappush(self._coming, now + told)
+        return told
+
+    def _told(self, now: float, held: int) -> int:
         if len(self._ended) < 2:
             return 1
         pace = (len(self._ended) - 1) / max(1e-3, now - self._ended[0])
-        self._told = min(60, max(1, math.ceil(2 * (held + len(self._refused)) / pace)))
-        return self._told
+        queue = 2 * held + PLACES_A_TRY * (1 + len(self._coming))
+        return min(60, max(1, math.ceil(queue / pace)))
 
 
 Event = tuple[Request, list[Progress] | Exception | None]

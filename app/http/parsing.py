@@ -24,6 +24,7 @@ from app.errors import (
     ServiceError,
     validation_error,
 )
+from app.http.errors import answer_error
 from app.keys import Key, Keys
 from app.metrics import Metrics
 from app.registry import LANGUAGE_MODEL, Registry, ServedModel
@@ -115,6 +116,12 @@ def limited(*limits: Limit) -> Callable[[Endpoint], Endpoint]:
     return mark
 
 
+def runs_a_model(endpoint: Endpoint) -> Endpoint:
+    """Says that a `TaskRoute` asks an engine, so that nothing need be read of a request when all engines are full."""
+    endpoint.runs_a_model = True  # type: ignore[attr-defined]
+    return endpoint
+
+
 class TaskRoute(APIRoute):
     """A route whose endpoint takes `(body, request)`, body being a pydantic model.
 
@@ -122,6 +129,10 @@ class TaskRoute(APIRoute):
     type says, and calls the endpoint: what FastAPI would do about forms, dependencies and background tasks takes longer
     than a small network needs for a request. The OpenAPI document is made from the signature, as for any route.
     """
+
+    @property
+    def _runs_a_model(self) -> bool:
+        return getattr(self.endpoint, "runs_a_model", False)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint = self.endpoint
@@ -141,9 +152,28 @@ class TaskRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers; what the request holds is given back when the answer has left, a stream's last event included."""
+        if self._runs_a_model and (refused := _refused(Request(scope))):
+            await answer_error(Request(scope), refused)(scope, receive, send)
+            return
         with ExitStack() as held:
             scope.setdefault("state", {})["held"] = held
             await super().handle(scope, receive, send)
+
+
+def _refused(request: Request) -> ServiceError | None:
+    """Why a request gets no answer, whatever its body says: the only model is full. That is found out before the body
+    is read, as many who are refused ask again and again."""
+    only: ServedModel | None = request.app.state.registry.only()
+    if only is None or not only.engine.full:
+        return None
+    try:
+        key = key_of(request)
+        if key is None or key.may_ask(only.name):
+            request.state.model_name = only.name
+        only.engine.check_room()  # there may be room by now
+    except ServiceError as error:
+        return error
+    return None
 
 
 async def _read(request: Request, model: type[Body], limits: tuple[Limit, ...]) -> Body:

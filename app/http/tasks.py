@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from app.errors import ErrorResponse
 from app.http.errors import RESPONSES
-from app.http.parsing import TaskRoute, call_of, limited
+from app.http.parsing import TaskRoute, call_of, limited, runs_a_model
 from app.http.streaming import event_stream, json_response, note_usage, while_connected
 from app.tasks import TASKS
 from app.tasks.task import Stream, Task
@@ -19,6 +19,7 @@ router = APIRouter(route_class=TaskRoute, responses=RESPONSES, tags=["tasks"])
 def endpoint(task: Task[Any, Any]) -> Callable[[Any, Request], Awaitable[Response]]:
     """The function of a task's route: checks the limits, then answers at once or as a stream."""
 
+    @runs_a_model
     @limited(*task.limits)
     async def post(body: Any, request: Request) -> Response:
         state = getattr(body, "state", None)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.errors import at_most
 from app.http.errors import RESPONSES
-from app.http.parsing import KeyDep, RegistryDep, SettingsDep, TaskRoute, call_of, limited
+from app.http.parsing import KeyDep, RegistryDep, SettingsDep, TaskRoute, call_of, limited, runs_a_model
 from app.http.streaming import event_stream, note_usage, while_connected
 from app.openai import completions
 from app.openai.schemas import (
@@ -59,6 +59,7 @@ TOKENS = Limit("tokens", "max_prompt_tokens", " tokens")
         }
     },
 )
+@runs_a_model
 @limited(_Prompts("prompt", "max_texts", " prompts"), *(limit for limit in generate.LIMITS if limit.field != "prompt"))
 async def post_completions(body: CompletionRequest, request: Request) -> Response:
     """Fields that are not listed are ignored; null means the default."""

@@ -1,6 +1,7 @@
 """Nothing a client sends gives a 500, and every refusal names the field, the value and the limit."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -281,6 +282,24 @@ def test_too_many_requests_are_refused_at_once_with_a_time_to_come_back(checkpoi
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["code"] == "too_many_requests"
+
+
+def test_where_one_model_is_served_and_full_no_body_is_read(checkpoints_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints_dir / "word", tmp_path / "word")
+    limits = {"max_requests": 1, "max_tokens": 10**9, "max_sampled_tokens": 10**9}
+    with serving(checkpoints=tmp_path, default_model="word", threads=1, api_keys="one", **limits) as client:
+        asks = {"authorization": "Bearer one"}
+        endless = {"max_tokens": 10**9, "ignore_eos": True, "stream": True}
+        with client.stream("POST", "/generate", json=endless, headers=asks) as stream:
+            next(stream.iter_lines())
+            refused = client.post("/generate", content=b"no JSON", headers=asks)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_requests")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert client.post("/generate", content=b"no JSON").status_code == 401, "a key is asked for first"
+            assert client.post("/tokenize", json={"prompt": "The"}, headers=asks).status_code == 200, "asks no engine"
+            counts = client.get("/metrics", headers=asks).text
+        assert 'carousel_requests_refused_total{model_name="word"} 1.0' in counts
+        assert 'carousel_request_errors_total{code="too_many_requests",model_name="word"} 1.0' in counts
 
 
 def test_keys_are_asked_for_when_there_are_some(checkpoints_dir: Path) -> None:
