@@ -63,14 +63,19 @@ class Sequence:
     """Drawn tokens that a request which is followed has not been told of."""
     parked: bool = False
     """Whether it has left its row for others; `state` is then as far as it came, and what is to be told of that is."""
-    step_by_step: bool = False
-    """Whether something has to be done between two samples; other sequences sample several tokens at a time."""
+    by_step: bool = False
+    """Whether something has to be done between any two samples."""
+
+    @property
+    def step_by_step(self) -> bool:
+        """Whether the next token is sampled by itself; other sequences sample several tokens at a time."""
+        return self.by_step or (self.completion is not None and self.completion.opens)
 
     def plan(self, samples: Set[str]) -> None:
-        """Set `step_by_step`: whether sampling wants what the network does not do itself (it knows the fields
+        """Set `by_step`: whether sampling wants what the network does not do itself (it knows the fields
         `samples`), or tokens are reported, or the state is wanted and a stop string may come."""
         params = self.completion.params if self.completion else None
-        self.step_by_step = params is not None and (
+        self.by_step = params is not None and (
             not params.sampling.wanted <= samples or self.report_tokens or (self.keep_state and bool(params.stop))
         )
 

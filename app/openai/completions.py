@@ -20,7 +20,7 @@ from app.tasks import generate
 from app.tasks.generate import GenerateRequest, Generation, GenerationBody, Prompt, plan_prompts
 from app.tasks.score import check_reported
 from app.tasks.task import Call
-from models.decoding.scoring import TokenScore
+from models.decoding.scoring import TokenScore, started
 from models.text.words import ends_in_space
 
 
@@ -60,10 +60,7 @@ class Completions:
         if self._scored:
             reported = native.n * sum(len(one.token_ids) + native.max_tokens for one in self._echoes)
             check_reported(reported, body.logprobs or 0, call.settings, "logprobs")
-        prompts = [
-            self._prompt(one, is_text=isinstance(prompt, str))
-            for one, prompt in zip(self._echoes, body.prompt, strict=True)
-        ]
+        prompts = [self._prompt(one) for one in self._echoes]
         self.generation: Generation = plan_prompts(prompts, None, native, call)
         self.choices: list[Sequence] = self.generation.sequences[: self.generation.choices]
         self._head = CompletionResponse(
@@ -74,14 +71,14 @@ class Completions:
             choices=[],
         )
 
-    def _prompt(self, prompt: Echo, is_text: bool) -> Prompt:
-        """Token ids may begin with the start symbol; an `<eos>` that a text begins with is part of the text."""
-        ids, eos_id = prompt.token_ids, self._tokenizer.eos_id
-        inputs = ids if ids[:1] == [eos_id] and not is_text else [eos_id, *ids]
+    def _prompt(self, prompt: Echo) -> Prompt:
+        """A boundary at the beginning is the start symbol."""
+        ids = prompt.token_ids
+        inputs = started(ids, self._tokenizer.eos_id)
         # The first token of a prompt has no log-probability in this API, though the model gives one.
         skipped = len(inputs) - len(ids) + 1
         targets: list[int | None] = [*[None] * skipped, *ids[1:]] if self._scored else []
-        return Prompt(ids, inputs, targets, ends_in_space(prompt.text), len(inputs))
+        return Prompt(ids, inputs, targets, ends_in_space(prompt.text), len(inputs), prompt.open_space)
 
     def response(self, choices: list[CompletionChoice], usage: CompletionUsage | None = None) -> CompletionResponse:
         return self._head.model_copy(update={"choices": choices, "usage": usage})
@@ -92,8 +89,9 @@ class Completions:
 
     def places(self, index: int) -> Places:
         """Start offsets of the tokens of a choice, before the first token is sampled."""
-        prompt = self._prompt_of(index).text
-        return Places(self._tokenizer, ends_in_space(prompt), len(prompt) if self._body.echo else 0)
+        prompt = self._prompt_of(index)
+        offset = len(prompt.text) if self._body.echo else 0
+        return Places(self._tokenizer, ends_in_space(prompt.text), offset, prompt.open_space)
 
     def report(self, score: TokenScore, places: Places, to: Logprobs) -> None:
         """Appends a sampled token to the choice's logprobs."""

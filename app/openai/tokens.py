@@ -12,10 +12,11 @@ from models.text.tokenizer import Tokenizer
 class Places:
     """Start offsets of the tokens of a text that grows, in code points."""
 
-    def __init__(self, tokenizer: Tokenizer, at_start: bool, offset: int = 0) -> None:
-        """offset: where the text begins. at_start: whether what stands before it is empty or ends in white space."""
+    def __init__(self, tokenizer: Tokenizer, at_start: bool, offset: int = 0, open_space: bool = False) -> None:
+        """offset: where the text begins. at_start: whether what stands before it is empty or ends in white space.
+        open_space: see `Tokenizer.cut_open_space`."""
         self._tokenizer = tokenizer
-        self._decoder = tokenizer.decoder(at_start)
+        self._decoder = tokenizer.decoder(at_start, open_space)
         self._end = offset
 
     def next(self, token_id: int) -> int:
@@ -31,13 +32,14 @@ class Echo:
     """A prompt as answers repeat it.
 
     surfaces, offsets: of each of its tokens, a start symbol among token ids included; empty where the prompt's tokens
-    are not reported.
+    are not reported. open_space: whether it ends in a space that belongs to the token to come.
     """
 
     text: str
     token_ids: list[int]
     surfaces: list[str]
     offsets: list[int]
+    open_space: bool = False
 
 
 def echo(prompt: str | list[int], index: int, tokenizer: Tokenizer, reported: bool) -> Echo:
@@ -54,9 +56,10 @@ def echo(prompt: str | list[int], index: int, tokenizer: Tokenizer, reported: bo
 
 
 def _echo_of_text(prompt: str, tokenizer: Tokenizer, reported: bool) -> Echo:
+    closed, open_space = tokenizer.cut_open_space(prompt)
     if not reported:
-        return Echo(prompt, tokenizer.encode_ids(prompt), [], [])
-    encoding = tokenizer.encode(prompt)
+        return Echo(prompt, tokenizer.encode_ids(closed), [], [], open_space)
+    encoding = tokenizer.encode(closed)
     # Tokens whose surface form is what the text has, which may differ from the vocabulary entry.
     as_written = {tokenizer.unk_id}
     if tokenizer.rules.shows_as_written:
@@ -65,7 +68,7 @@ def _echo_of_text(prompt: str, tokenizer: Tokenizer, reported: bool) -> Echo:
         prompt[start:end] if token_id in as_written else token_key(token_id, tokenizer)
         for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
     ]
-    return Echo(prompt, encoding.ids, surfaces, [start for start, _ in encoding.offsets])
+    return Echo(prompt, encoding.ids, surfaces, [start for start, _ in encoding.offsets], open_space)
 
 
 def check_token_id(token_id: int, param: str, tokenizer: Tokenizer) -> None:

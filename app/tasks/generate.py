@@ -27,12 +27,12 @@ from app.tasks.body import (
     sampling_params,
 )
 from app.tasks.score import check_prompt_tokens
-from app.tasks.states import given_state, returned_state
+from app.tasks.states import cut_open_space, given_state, returned_state
 from app.tasks.task import TIMEOUT, Call, Limit, Stream, Task
 from app.tasks.tokens import TopToken, top_tokens
 from models.decoding.completion import Completion, FinishReason, GenerationParams
 from models.decoding.saved_state import SavedState
-from models.decoding.scoring import TokenScore
+from models.decoding.scoring import TokenScore, started
 from models.text.words import ends_in_space
 from models.words.speller import Speller
 
@@ -193,7 +193,7 @@ class Prompt:
     token_ids: the prompt's own tokens. inputs: what the network consumes, with the start symbol before the tokens
     unless the request continues from a state. targets: as in `Sequence`, where the prompt's tokens are to be scored.
     at_start: whether the text so far is empty or ends in white space. position: number of tokens that the network has
-    consumed when the first token is sampled.
+    consumed when the first token is sampled. open_space: see `Tokenizer.cut_open_space`.
     """
 
     token_ids: list[int]
@@ -201,6 +201,7 @@ class Prompt:
     targets: list[int | None]
     at_start: bool
     position: int
+    open_space: bool = False
 
 
 def plan(body: GenerateRequest, call: Call) -> Generation:
@@ -210,11 +211,12 @@ def plan(body: GenerateRequest, call: Call) -> Generation:
     prompts = []
     for text in body.prompt:
         call.deadline.check()
-        token_ids = tokenizer.encode_ids(text, call.owner)
-        inputs = token_ids if state else [tokenizer.eos_id, *token_ids]
-        position = (state.position if state else 1) + len(token_ids)
+        closed, open_space = cut_open_space(text, state, tokenizer)
+        token_ids = tokenizer.encode_ids(closed, call.owner)
+        inputs = token_ids if state else started(token_ids, tokenizer.eos_id)
+        position = (state.position if state else 0) + len(inputs)
         at_start = ends_in_space(text, before=state.at_start if state else True)
-        prompts.append(Prompt(token_ids, inputs, [], at_start, position))
+        prompts.append(Prompt(token_ids, inputs, [], at_start, position, open_space))
     return plan_prompts(prompts, state, body, call)
 
 
@@ -242,7 +244,12 @@ def plan_prompts(prompts: list[Prompt], state: SavedState | None, body: Generate
         for number in range(body.n):
             choice = sequence if body.n == 1 else Sequence([], top=sequence.top, parent=sequence)
             choice.completion = Completion(
-                replace(params, choice=number), tokenizer, prompt.at_start, prompt.token_ids, prompt.position
+                replace(params, choice=number),
+                tokenizer,
+                prompt.at_start,
+                prompt.token_ids,
+                prompt.position,
+                prompt.open_space,
             )
             choice.report_tokens, choice.keep_state = body.logprobs is not None, body.return_state
             choices.append(choice)
@@ -336,15 +343,15 @@ def _streamed(progress: Progress, sequence: Sequence, body: GenerateRequest, cal
     if progress.finished and body.return_state:
         event.state = _state(sequence, call)
     if progress.score is not None:
-        spelled = sequence.completion.spelled(len(sequence.completion.token_ids) - 1)
-        event.tokens = [_token(progress.score, call.served, event.finish_reason == "eos", spelled)]
+        last = len(sequence.completion.token_ids) - 1
+        event.tokens = [_token(progress.score, call.served, event.finish_reason == "eos", sequence.completion, last)]
     return event
 
 
 def _state(sequence: Sequence, call: Call) -> str:
     assert sequence.completion is not None
-    position, at_start = sequence.completion.position, sequence.completion.at_start
-    return returned_state(sequence.final_state, position, at_start, call)
+    completion = sequence.completion
+    return returned_state(sequence.final_state, completion.position, completion.at_start, completion.opens, call)
 
 
 def _tokens(sequence: Sequence, served: ServedModel) -> list[GeneratedToken]:
@@ -352,16 +359,19 @@ def _tokens(sequence: Sequence, served: ServedModel) -> list[GeneratedToken]:
     last = len(sequence.drawn_scores) - 1
     ended = sequence.completion.finish_reason == "eos"
     return [
-        _token(score, served, ended and i == last, sequence.completion.spelled(i))
+        _token(score, served, ended and i == last, sequence.completion, i)
         for i, score in enumerate(sequence.drawn_scores)
     ]
 
 
-def _token(score: TokenScore, served: ServedModel, ends: bool, spelled: str | None) -> GeneratedToken:
-    """ends: the token is the `<eos>` that ends the text, and adds no text; an `<eos>` inside the text is written as the
-    boundary. spelled: the word that stands for an `<unk>`."""
+def _token(score: TokenScore, served: ServedModel, ends: bool, completion: Completion, index: int) -> GeneratedToken:
+    """Token `index` of a completion. ends: it is the `<eos>` that ends the text, and adds no text; an `<eos>` inside
+    the text is written as the boundary."""
     tokenizer = served.checkpoint.tokenizer
+    spelled = completion.spelled(index)
     text = "" if ends else tokenizer.surface(score.token_id) if spelled is None else spelled
+    if index == 0 and completion.open_space:
+        text = text.removeprefix(" ")
     return GeneratedToken(id=score.token_id, text=text, logprob=score.logprob, top=top_tokens(score, tokenizer))
 
 

@@ -11,9 +11,10 @@ from app.engine.sequence import Sequence
 from app.tasks.beside import LONG
 from app.tasks.body import Answer, Model, RequestBody, ReturnState, State, Text, Timeout
 from app.tasks.score import check_prompt_tokens, check_spelled
-from app.tasks.states import given_state, returned_state
+from app.tasks.states import after, cut_open_space, given_state, returned_state
 from app.tasks.task import TIMEOUT, Call, Limit, Task
 from models.decoding.saved_state import SavedState
+from models.decoding.scoring import started
 from models.text.words import ends_in_space
 from models.words.next_words import NO_WORDS, Begun, NextWords, WordSearch, spelled_words, split_begun
 
@@ -53,7 +54,8 @@ async def answer(body: NextRequest, call: Call) -> NextResponse:
     served = call.served
     state = given_state(body.state, call)
     tokenizer, at_start = served.checkpoint.tokenizer, state.at_start if state else True
-    begun = await call.beside(len(body.text), lambda: split_begun(tokenizer, body.text, at_start))
+    text = after(state, body.text) or " " * (state is not None and state.open_space)
+    begun = await call.beside(len(text), lambda: split_begun(tokenizer, text, at_start))
     if tokenizer.rules.has_words and begun.completing and served.checkpoint.speller is not None:
         check_spelled([begun.completing], "text", call.settings)
     found = await _find(begun, body, state, call)
@@ -72,18 +74,19 @@ async def answer(body: NextRequest, call: Call) -> NextResponse:
 
 async def _state_after(text: str, state: SavedState | None, call: Call) -> str:
     """The state after the whole text, the begun word included."""
-    sequence = await call.beside(len(text), lambda: _consuming(text, state, call))
+    closed, open_space = cut_open_space(text, state, call.served.checkpoint.tokenizer)
+    sequence = await call.beside(len(text), lambda: _consuming(closed, state, call))
     sequence.keep_state = True
     await call.run([sequence])
     at_start = ends_in_space(text, before=state.at_start if state else True)
     position = (state.position if state else 0) + len(sequence.inputs)
-    return returned_state(sequence.final_state, position, at_start, call)
+    return returned_state(sequence.final_state, position, at_start, open_space, call)
 
 
 def _consuming(text: str, state: SavedState | None, call: Call) -> Sequence:
     tokenizer = call.served.checkpoint.tokenizer
-    start = [tokenizer.eos_id] if state is None else []
-    sequence = Sequence([*start, *tokenizer.encode_ids(text, call.owner)], state=state.row if state else None)
+    ids = tokenizer.encode_ids(text, call.owner)
+    sequence = Sequence(ids, state=state.row) if state else Sequence(started(ids, tokenizer.eos_id))
     check_prompt_tokens([sequence], "text", call.settings)
     return sequence
 

@@ -4,6 +4,7 @@ import math
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,13 +14,13 @@ from app.errors import at_most
 from app.settings import Settings
 from app.tasks.beside import LONG
 from app.tasks.body import Answer, Model, RequestBody, ReturnState, SomeTexts, State, Text, Timeout
-from app.tasks.states import given_state, returned_state
+from app.tasks.states import after, cut_open_space, given_state, returned_state
 from app.tasks.task import TIMEOUT, Call, Limit, Task
 from app.tasks.tokens import TopToken, top_tokens
 from models.decoding.saved_state import SavedState
 from models.decoding.scoring import TokenScore, best_total, bits_per_character, perplexity, scoring_plan
 from models.text.levels import UNK
-from models.text.tokenizer import Encoding, Tokenizer
+from models.text.tokenizer import Tokenizer
 from models.text.words import ends_in_space, words_in
 
 # -- bodies ------------------------------------------------------------------------------------------------------------
@@ -126,25 +127,33 @@ def check_reported(tokens: int, top: int, settings: Settings, param: str | None 
 class _Text:
     """A text to score.
 
-    encoding: the text's own tokens, with offsets into the text. skipped: number of tokens of the context before them.
-    tokens: (id, offsets) of the text's own tokens, and of `<eos>` where that is scored after them.
+    tokens: the text's own, and `<eos>` where that is scored after them. consumed: how many tokens the network consumes,
+    those of the context and the start symbol among them. open_space: whether a space is left open at its end.
     """
 
     text: str
-    encoding: Encoding
-    skipped: int
-    tokens: list[tuple[int, tuple[int, int]]]
+    tokens: list["_Token"]
+    consumed: int
+    open_space: bool
     sequence: Sequence
 
     @property
-    def scored(self) -> list[tuple[int, tuple[int, int]]]:
+    def scored(self) -> list["_Token"]:
         """The tokens that have a score: all, or all but the first."""
         return self.tokens[len(self.tokens) - len(self.sequence.all_scores()) :]
 
     def unknown(self, tokenizer: Tokenizer) -> set[str]:
         """Words that the vocabulary has not. The symbol itself, as a text may write it, is none."""
-        found = {self.text[start:end] for token_id, (start, end) in self.tokens if token_id == tokenizer.unk_id}
-        return found - {UNK, f" {UNK}"}
+        return {token.word for token in self.tokens if token.id == tokenizer.unk_id} - {UNK, f" {UNK}"}
+
+
+class _Token(NamedTuple):
+    """start, end: in the text. word: what it stands for, also where that begins in the context."""
+
+    id: int
+    start: int
+    end: int
+    word: str
 
 
 async def answer(body: ScoreRequest, call: Call) -> ScoreResponse:
@@ -154,7 +163,7 @@ async def answer(body: ScoreRequest, call: Call) -> ScoreResponse:
     characters = sum(map(len, body.text)) + len(body.context or "") * len(body.text)
     state = given_state(body.state, call)
     texts, sequences = await call.beside(characters, lambda: _planned(body, state, call))
-    reported = sum(len(text.encoding.ids) + 1 for text in texts) if body.tokens or body.top else 0
+    reported = sum(len(text.tokens) + 1 for text in texts) if body.tokens or body.top else 0
     check_reported(reported, body.top, call.settings)
     await call.run(sequences)
     spellings = await _spellings(texts, call)
@@ -162,10 +171,10 @@ async def answer(body: ScoreRequest, call: Call) -> ScoreResponse:
     scores = await call.beside(work, lambda: [_score(text, body, tokenizer, spellings) for text in texts])
     if body.return_state:
         for text, score in zip(texts, scores, strict=True):
-            position = (state.position if state else int(body.bos)) + text.skipped + len(text.encoding.ids)
+            position = (state.position if state else 0) + text.consumed
             whole = (body.context or "") + text.text
             at_start = ends_in_space(whole, before=state.at_start if state else True)
-            score.state = returned_state(text.sequence.final_state, position, at_start, call)
+            score.state = returned_state(text.sequence.final_state, position, at_start, text.open_space, call)
     totals = [score.total for score in scores]
     best = max(range(len(totals)), key=totals.__getitem__)
     shares = [math.exp(total - totals[best]) for total in totals]
@@ -209,30 +218,28 @@ def _plan(
     text: str, body: ScoreRequest, state: SavedState | None, tokenizer: Tokenizer, check: Callable[[], None]
 ) -> _Text:
     context = body.context or ""
-    whole = tokenizer.encode(context + text, check)
-    # Tokens that begin at or after the end of the context are the text's own.
-    skipped = sum(start < len(context) for start, _ in whole.offsets)
+    whole = after(state, context + text)
+    begin = len(whole) - len(text)
+    encoding = tokenizer.encode(whole, check)
+    # A token that the two share, its leading space included, is the text's own.
+    skipped = sum(end <= begin for _, end in encoding.offsets)
     if state:
-        inputs, targets = list(whole.ids), [*whole.ids, tokenizer.eos_id if body.eos else None]
+        inputs, targets = list(encoding.ids), [*encoding.ids, tokenizer.eos_id if body.eos else None]
     else:
-        inputs, targets = scoring_plan(whole.ids, tokenizer.eos_id, body.bos, body.eos)
-    first = skipped + (len(inputs) - len(whole.ids))  # target of the text's first token
+        inputs, targets = scoring_plan(encoding.ids, tokenizer.eos_id, body.bos, body.eos)
+    first = skipped + (len(inputs) - len(encoding.ids))  # target of the text's first token
     targets = [target if k >= first else None for k, target in enumerate(targets)]
-    own = Encoding(
-        whole.ids[skipped:],
-        [(start - len(context), end - len(context)) for start, end in whole.offsets[skipped:]],
-    )
-    sequence = Sequence(
-        inputs,
-        targets=targets,
-        top=body.top,
-        state=state.row if state else None,
-        keep_state=body.return_state,
-    )
-    tokens = list(zip(own.ids, own.offsets, strict=True))
+    tokens = [
+        _Token(token_id, max(0, start - begin), end - begin, whole[start:end])
+        for token_id, (start, end) in zip(encoding.ids[skipped:], encoding.offsets[skipped:], strict=True)
+    ]
     if targets[-1] is not None:
-        tokens.append((tokenizer.eos_id, (len(text), len(text))))
-    return _Text(text, own, skipped, tokens, sequence)
+        tokens.append(_Token(tokenizer.eos_id, len(text), len(text), ""))
+    consumed = len(inputs)
+    open_space = tokenizer.rules.leading_space and cut_open_space(context + text, state, tokenizer)[1]
+    row, top = state.row if state else None, body.top
+    sequence = Sequence(inputs, targets=targets, top=top, state=row, keep_state=body.return_state)
+    return _Text(text, tokens, consumed, open_space, sequence)
 
 
 async def _spellings(texts: list[_Text], call: Call) -> dict[str, float] | None:
@@ -255,7 +262,7 @@ def _score(text: _Text, body: ScoreRequest, tokenizer: Tokenizer, spellings: dic
     words = len(words_in(text.text))
     logprob_open = None
     if spellings is not None:
-        spelled = [spellings.get(text.text[start:end], 0.0) for i, (start, end) in text.scored if i == tokenizer.unk_id]
+        spelled = [spellings.get(token.word, 0.0) for token in text.scored if token.id == tokenizer.unk_id]
         logprob_open = math.fsum([logprob, *spelled])
     score = Score(
         text=text.text,
@@ -282,20 +289,20 @@ def _details(text: _Text, body: ScoreRequest, tokenizer: Tokenizer, spellings: d
     # The very first token of a text that does not start a sentence has no score.
     scores: list[TokenScore | None] = [*[None] * (len(tokens) - len(scored)), *scored]
     details = []
-    for (token_id, (start, end)), score in zip(tokens, scores, strict=True):
+    for token, score in zip(tokens, scores, strict=True):
         detail = TokenDetail(
-            text=text.text[start:end],
-            token=tokenizer.tokens[token_id],
-            id=token_id,
+            text=text.text[token.start : token.end],
+            token=tokenizer.tokens[token.id],
+            id=token.id,
             logprob=score.logprob if score else None,
             surprisal_bits=-score.logprob / math.log(2) if score else None,
             rank=score.rank if score else None,
-            oov=token_id == tokenizer.unk_id,
-            start=start,
-            end=end,
+            oov=token.id == tokenizer.unk_id,
+            start=token.start,
+            end=token.end,
         )
-        if detail.oov and score and detail.text in spellings:
-            detail.spelling_logprob = spellings[detail.text]
+        if detail.oov and score and token.word in spellings:
+            detail.spelling_logprob = spellings[token.word]
         if body.top:
             detail.top = top_tokens(score, tokenizer) if score else []
         details.append(detail)

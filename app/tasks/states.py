@@ -6,6 +6,7 @@ from app.errors import InvalidValueError
 from app.tasks.task import Call
 from models.backends.base import Own
 from models.decoding.saved_state import SavedState, StateError
+from models.text.tokenizer import Tokenizer
 
 
 def given_state(text: str | None, call: Call) -> SavedState | None:
@@ -21,10 +22,23 @@ def given_state(text: str | None, call: Call) -> SavedState | None:
         raise invalid from None
 
 
-def returned_state(row: Own | None, position: int, at_start: bool, call: Call) -> str:
+def after(state: SavedState | None, text: str) -> str:
+    """A text as it stands after a state: with the space that the state has left open."""
+    return " " + text if text and state is not None and state.open_space else text
+
+
+def cut_open_space(text: str, state: SavedState | None, tokenizer: Tokenizer) -> tuple[str, bool]:
+    """What of a text after a state can be consumed, and whether a space is left open (`Tokenizer.cut_open_space`)."""
+    if not text:
+        return "", state is not None and state.open_space
+    return tokenizer.cut_open_space(after(state, text))
+
+
+def returned_state(row: Own | None, position: int, at_start: bool, open_space: bool, call: Call) -> str:
     """A state for the client to keep. row: (S,)."""
     assert row is not None
-    return SavedState(call.served.engine.host(row), position, at_start).encode(call.served.version, _secret(call))
+    state = SavedState(call.served.engine.host(row), position, at_start, open_space)
+    return state.encode(call.served.version, _secret(call))
 
 
 def _secret(call: Call) -> bytes:

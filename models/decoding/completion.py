@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from models.decoding.sampling import Draw, SamplingParams
+from models.decoding.scoring import started
 from models.text.tokenizer import TextDecoder, Tokenizer
 
 FinishReason = Literal["length", "stop", "eos"]
@@ -76,10 +77,16 @@ class Completion:
     """One completion under way: its tokens and text so far, and whether it has ended."""
 
     def __init__(
-        self, params: GenerationParams, tokenizer: Tokenizer, at_start: bool, prompt_ids: Sequence[int], position: int
+        self,
+        params: GenerationParams,
+        tokenizer: Tokenizer,
+        at_start: bool,
+        prompt_ids: Sequence[int],
+        position: int,
+        open_space: bool = False,
     ) -> None:
         """at_start: whether the text before is empty or ends in white space. position: how many tokens the network has
-        consumed when the first token is drawn.
+        consumed when the first token is drawn. open_space: see `Tokenizer.cut_open_space`.
         """
         self.params = params
         self.prompt_ids = prompt_ids
@@ -90,7 +97,9 @@ class Completion:
         self.eos_id = tokenizer.eos_id
         self.native_plan: bytes | None = None
         """The native kernels' own, made when they first draw."""
-        self._decoder = tokenizer.decoder(at_start)
+        self.open_space = open_space
+        self._without_space = tokenizer.without_space if open_space else ()
+        self._decoder = tokenizer.decoder(at_start, open_space)
         self._text = CompletionText(self._decoder, params.stop)
         self._pieces: list[str] = []
         self._undecoded = 0  # from which token on the text is still to be made
@@ -107,11 +116,18 @@ class Completion:
         self._decode()
         return self._decoder.at_start
 
+    @property
+    def opens(self) -> bool:
+        """Whether the token to come is the one that an open space belongs to."""
+        return self.open_space and not self.token_ids
+
     def next_draw(self) -> Draw:
         """What the next token depends on."""
         banned = [] if self.params.allow_unk else [self.unk_id]
         if len(self.token_ids) < self.params.min_tokens:
             banned.append(self.eos_id)
+        if self.opens:
+            banned.extend(self._without_space)
         return Draw(
             self.params.sampling,
             self.params.seed,
@@ -190,4 +206,4 @@ class Completion:
 
 def prompt_inputs(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """What the network consumes before the first token is drawn: the start symbol, then the prompt."""
-    return [tokenizer.eos_id, *tokenizer.encode_ids(prompt)]
+    return started(tokenizer.encode_ids(prompt), tokenizer.eos_id)

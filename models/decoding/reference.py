@@ -21,8 +21,9 @@ def generate(
     model: LanguageModel, tokenizer: Tokenizer, prompt: str, params: GenerationParams
 ) -> tuple[str, list[int]]:
     """The obvious loop: one sequence, one token at a time. Returns the completion's text and token ids."""
-    inputs = prompt_inputs(tokenizer, prompt)
-    completion = Completion(params, tokenizer, ends_in_space(prompt), inputs[1:], position=len(inputs))
+    closed, open_space = tokenizer.cut_open_space(prompt)
+    inputs = prompt_inputs(tokenizer, closed)
+    completion = Completion(params, tokenizer, ends_in_space(prompt), inputs[1:], len(inputs), open_space)
     device = model.output.weight.device
     state: Tensor = model.config.state_layout.zeros(1).to(device)
     logits, state = model(torch.tensor([inputs], device=device), state)

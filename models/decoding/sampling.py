@@ -86,6 +86,9 @@ def _default(parameter: Any) -> Any:
     return parameter.default if parameter.default is not MISSING else parameter.default_factory()
 
 
+MOST_BANNED = 2
+"""Ids that may be banned where a backend samples: `<unk>` and `<eos>`."""
+
 ADJUSTMENTS = frozenset({"repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias"})
 """Fields that change logits before anything else is done: see `adjust_logits`."""
 
@@ -129,7 +132,7 @@ def sample_rows(network: Sampler, logits: Any, draws: Sequence[Draw]) -> list[in
     left_to_network = []
     for row, draw in enumerate(draws):
         unknown = draw.params.wanted - network.samples
-        if unknown <= ADJUSTMENTS:
+        if unknown <= ADJUSTMENTS and len(draw.banned) <= MOST_BANNED:
             left_to_network.append(row)
             if unknown:
                 adjusted = network.host(logits[row])

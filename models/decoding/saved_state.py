@@ -26,7 +26,7 @@ that anyone may have made stays finite, the weights being those of a checkpoint 
 _HEADER = struct.Struct("<B8sBQI")
 _CHECKSUM_BYTES, _MAC_BYTES = 8, 32
 _MODEL = slice(1, 9)
-_AT_START = 1
+_AT_START, _OPEN_SPACE = 1, 2
 
 
 class StateError(ValueError):
@@ -38,16 +38,19 @@ class SavedState:
     """All there is to know of the tokens consumed so far.
 
     row: (S,), float32. position: how many tokens there were, the start symbol included. at_start: whether the text so
-    far is empty or ends in white space, so that the next word needs no space before it.
+    far is empty or ends in white space, so that the next word needs no space before it. open_space: whether the text
+    ends in a space that belongs to the next token, and has not been consumed.
     """
 
     row: Array
     position: int
     at_start: bool
+    open_space: bool = False
 
     def encode(self, model: str, secret: bytes = b"") -> str:
         """As a string. model: version of the model that made it, in hexadecimal. secret: at most 64 bytes."""
-        header = _HEADER.pack(STATE_VERSION, _model(model), _AT_START * self.at_start, self.position, len(self.row))
+        flags = _AT_START * self.at_start + _OPEN_SPACE * self.open_space
+        header = _HEADER.pack(STATE_VERSION, _model(model), flags, self.position, len(self.row))
         content = header + self.row.astype("<f4").tobytes()
         return base64.urlsafe_b64encode(content + _checksum(content, secret)).decode().rstrip("=")
 
@@ -78,12 +81,12 @@ class SavedState:
             raise StateError("has a wrong checksum: it was changed on its way" + ", or made for others" * bool(secret))
         if made_by != _model(model):
             raise StateError("is a state of another model")
-        if count != size or flags > _AT_START or position >= 1 << 62:
+        if count != size or flags > _AT_START + _OPEN_SPACE or position >= 1 << 62:
             raise StateError("has a header that no state of this model has")
         row = np.frombuffer(body[_HEADER.size :], dtype="<f4").astype(np.float32)
         if not (np.abs(row) <= MAX_VALUE).all():
             raise StateError("holds values that are not finite, or larger than any text leads to")
-        state = cls(row, position, bool(flags & _AT_START))
+        state = cls(row, position, bool(flags & _AT_START), bool(flags & _OPEN_SPACE))
         if state.encode(model, secret) != text:
             raise StateError("is not in the one form that a state is written in")
         return state

@@ -81,6 +81,11 @@ def score_targets(logits: Array, targets: Sequence[int], top: int = 0) -> list[T
     ]
 
 
+def started(token_ids: Sequence[int], eos_id: int) -> list[int]:
+    """Tokens after the start symbol, `<eos>`: a boundary that they begin with is that symbol."""
+    return list(token_ids) if token_ids and token_ids[0] == eos_id else [eos_id, *token_ids]
+
+
 def scoring_plan(token_ids: Sequence[int], eos_id: int, bos: bool, eos: bool) -> tuple[list[int], list[int | None]]:
     """What the network consumes to score a text, and what is predicted on the way.
 
@@ -92,7 +97,7 @@ def scoring_plan(token_ids: Sequence[int], eos_id: int, bos: bool, eos: bool) ->
         eos only      inputs  a b            targets  None b <eos>       the first token only conditions
         neither       inputs  a b            targets  None b None
     """
-    inputs = [eos_id, *token_ids] if bos else list(token_ids)
+    inputs = started(token_ids, eos_id) if bos else list(token_ids)
     if not inputs:
         return [], [None]
     return inputs, [None, *inputs[1:], eos_id if eos else None]

@@ -260,14 +260,33 @@ class Tokenizer:
         if position < len(text):
             yield position, len(text), False
 
+    def cut_open_space(self, text: str) -> tuple[str, bool]:
+        """A text that is to go on, without the space at its end that belongs to the token to come; whether it has one.
+
+        With that space open, the next token is one that brings a space along: what follows `The old ` is what follows
+        `The old`, and is written without the space.
+        """
+        is_open = bool(self.without_space) and text[-1:].isspace() and self.reader.read(text[-1] + ".").text[:1] == " "
+        return (text[:-1], True) if is_open else (text, False)
+
+    @cached_property
+    def without_space(self) -> list[int]:
+        """The tokens that bring no space along; none where no token does, or a space is a token of its own."""
+        spaced = [surface.startswith(b" ") for surface in self.token_bytes]
+        known = sum(spaced) - spaced[self.unk_id]
+        if self.rules.is_characters or self.rules.writes_space or not known or " " in self.vocabulary:
+            return []
+        return [token_id for token_id, has_space in enumerate(spaced) if not has_space]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the tokens; `<eos>` is written as the boundary, `<unk>` as `<unk>`."""
         decoder = self.decoder()
         return "".join([decoder.feed(token_id) for token_id in ids]) + decoder.flush()
 
-    def decoder(self, at_start: bool = True) -> "TextDecoder":
-        """A decoder of tokens that come one by one. at_start: the text before is empty or ends in white space."""
-        return TextDecoder(self, at_start)
+    def decoder(self, at_start: bool = True, open_space: bool = False) -> "TextDecoder":
+        """A decoder of tokens that come one by one. at_start: the text before is empty or ends in white space.
+        open_space: the first token's space stands there already."""
+        return TextDecoder(self, at_start, open_space)
 
     def surface(self, token_id: int) -> str:
         """What one token looks like in a text; bytes that are no whole character show as U+FFFD."""
@@ -288,8 +307,9 @@ class TextDecoder:
     `at_start` drops the space that a `split` token or `<unk>` would otherwise put before itself.
     """
 
-    def __init__(self, tokenizer: Tokenizer, at_start: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, at_start: bool, open_space: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._open_space = open_space
         self._writes_space = tokenizer.rules.writes_space
         self.at_start = at_start
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -302,14 +322,15 @@ class TextDecoder:
         if spelled is not None:
             adds_space = self._writes_space
             surface = (" " * adds_space + spelled).encode()
-        if self.at_start and adds_space:
+        if (self.at_start and adds_space) or self._open_space:
             surface = surface.removeprefix(b" ")
+        self._open_space = False
         self.at_start = is_eos or surface[-1:].isspace()
         return self._utf8.decode(surface)
 
     def feed_all(self, token_ids: Sequence[int]) -> str:
         """The text that tokens complete, as `feed` would give it piece by piece."""
-        if self._writes_space or self._tokenizer.unk_id in token_ids:
+        if self._writes_space or self._open_space or self._tokenizer.unk_id in token_ids:
             return "".join([self.feed(token_id) for token_id in token_ids])
         surfaces = self._tokenizer.token_bytes
         text = self._utf8.decode(b"".join([surfaces[token_id] for token_id in token_ids]))

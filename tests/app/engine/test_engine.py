@@ -43,8 +43,10 @@ async def running(model: LanguageModel, max_rows: int = 64, max_requests: int = 
 
 
 def sequence_for(tiny: Tiny, prompt: str, params: GenerationParams) -> Sequence:
-    inputs = prompt_inputs(tiny[1], prompt)
-    return Sequence(inputs, completion=Completion(params, tiny[1], ends_in_space(prompt), inputs[1:], len(inputs)))
+    closed, open_space = tiny[1].cut_open_space(prompt)
+    inputs = prompt_inputs(tiny[1], closed)
+    completion = Completion(params, tiny[1], ends_in_space(prompt), inputs[1:], len(inputs), open_space)
+    return Sequence(inputs, completion=completion)
 
 
 async def text_of(engine: Engine, sequence: Sequence) -> str:
