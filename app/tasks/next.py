@@ -3,6 +3,7 @@
 import asyncio
 import math
 import uuid
+from dataclasses import replace
 from functools import partial
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,7 +23,10 @@ from models.words.next_words import NO_WORDS, Begun, NextWords, WordSearch, spel
 class NextRequest(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "The apple and pe", "top": 5}]})
 
-    text: Text = Field(description="Text so far. When it ends in a letter or digit, its last word is completed.")
+    text: Text = Field(
+        description="Text so far. When it ends in a letter or digit, or in an apostrophe or hyphen after one, its last "
+        "word is completed."
+    )
     model: Model = None
     top: int = Field(10, ge=1, description="Maximum number of words to offer.")
     punctuation: bool = Field(False, description="Whether punctuation marks are offered too.")
@@ -34,7 +38,8 @@ class NextRequest(RequestBody):
 class NextWord(BaseModel):
     word: str
     prob: float = Field(
-        description="Probability that the word follows the text; when a word is completed, among the candidates."
+        description="Probability that the word follows the text; when a word is completed, among the candidates. Forms "
+        "of a word that are offered as one, with and without a capital, are added up."
     )
     logprob: float
 
@@ -56,6 +61,8 @@ async def answer(body: NextRequest, call: Call) -> NextResponse:
     tokenizer, at_start = served.checkpoint.tokenizer, state.at_start if state else True
     text = after(state, body.text) or " " * (state is not None and state.open_space)
     begun = await call.beside(len(text), lambda: split_begun(tokenizer, text, at_start))
+    if state is not None and not body.text.strip():
+        begun = replace(begun, starts_sentence=False)  # a state does not say what its text ends in
     if tokenizer.rules.has_words and begun.completing and served.checkpoint.speller is not None:
         check_spelled([begun.completing], "text", call.settings)
     found = await _find(begun, body, state, call)
@@ -94,17 +101,14 @@ def _consuming(text: str, state: SavedState | None, call: Call) -> Sequence:
 async def _find(begun: Begun, body: NextRequest, state: SavedState | None, call: Call) -> NextWords:
     served = call.served
     tokenizer = served.checkpoint.tokenizer
+    if begun.completing and tokenizer.rules.has_words:
+        return await _complete(begun, body, state, call)
     root = await call.beside(len(begun.context), lambda: _consuming(begun.context, state, call))
     root.keep_state = root.keep_logprobs = True
     await call.run([root])
     assert root.logprobs is not None
     if tokenizer.rules.has_words:
-        speller, unknown = served.checkpoint.speller, NO_WORDS
-        if speller is not None and begun.completing:
-            unk = float(root.logprobs[tokenizer.unk_id])
-            known = partial(spelled_words, speller, unk, begun, tokenizer, body.top, call.owner, call.deadline.check)
-            unknown = await call.beside(LONG, known)
-        return served.words.find(root.logprobs, begun, body.top, body.punctuation, unknown)
+        return served.words.find(root.logprobs, begun, body.top, body.punctuation)
     search = WordSearch(served.pieces, begun, body.top, body.punctuation)
     search.expand_root(root.logprobs, root.final_state)
     while nodes := search.frontier():
@@ -115,6 +119,33 @@ async def _find(begun: Begun, body: NextRequest, state: SavedState | None, call:
             search.expand(node, step.logprobs, step.final_state)
         await asyncio.sleep(0)  # let other requests have the event loop between rounds
     return search.result()
+
+
+async def _complete(begun: Begun, body: NextRequest, state: SavedState | None, call: Call) -> NextWords:
+    """Complete a begun word of a vocabulary of words, cut in all the ways in which it may go on."""
+    served, speller = call.served, call.served.checkpoint.speller
+    paths = begun.paths()
+    contexts = [path.context for path in paths]
+    sequences = await call.beside(sum(map(len, contexts)), lambda: [_consuming(one, state, call) for one in contexts])
+    shared = len(sequences[0].inputs)
+    for sequence in sequences:
+        more = sequence.inputs[shared:]
+        sequence.targets = [*[None] * shared, *more, None] if more else []
+        sequence.keep_logprobs = True
+    await call.run(sequences)
+    unknown = NO_WORDS
+    if speller is not None:
+        assert sequences[0].logprobs is not None
+        unk = float(sequences[0].logprobs[served.checkpoint.tokenizer.unk_id])
+        check = call.deadline.check
+        known = partial(spelled_words, speller, unk, begun, served.checkpoint.tokenizer, body.top, call.owner, check)
+        unknown = await call.beside(LONG, known)
+    weighed = [
+        (path, math.fsum(score.logprob for score in sequence.all_scores()), sequence.logprobs)
+        for path, sequence in zip(paths, sequences, strict=True)
+        if sequence.logprobs is not None
+    ]
+    return served.words.complete(weighed, begun, body.top, unknown)
 
 
 TASK = Task(

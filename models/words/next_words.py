@@ -7,16 +7,18 @@ whoever runs the network brings their distributions.
 
 import heapq
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from models.arrays import Array
 from models.decoding.scoring import likeliest
 from models.text.tokenizer import Tokenizer
-from models.text.words import is_word_character
+from models.text.words import JOINTS, begins_word, is_word_character, same_script
 from models.words.speller import Speller
 
 
@@ -46,6 +48,24 @@ class Begun:
     consumed: str = ""
     after_space: bool = False
     """Nothing or white space stands before the next token."""
+    starts_sentence: bool = False
+    """Whether the word is the first of a sentence, and nothing of it is typed yet."""
+
+    def paths(self) -> "list[Path]":
+        """The ways in which the tokens of a begun word may be cut: not at all, or at its last apostrophe or hyphen."""
+        whole = self.completing or ""
+        at = max(map(whole.rfind, JOINTS))
+        cuts = [0] if at <= 0 else [0, at, at + 1]
+        return [Path(self.context + (self.lead + whole[:cut] if cut else ""), whole[:cut], whole[cut:]) for cut in cuts]
+
+
+class Path(NamedTuple):
+    """One way to cut a begun word. context: what the network consumes; shown: as much of the word as it ends in;
+    required: what the next token has to begin with."""
+
+    context: str
+    shown: str
+    required: str
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,9 @@ class UnknownWords:
     mass: float
     words: list[tuple[str, float]]
 
+
+FORMS = 8
+"""Forms that are looked at for each word that is offered: those in other case become one in capitals."""
 
 NO_WORDS = UnknownWords(-math.inf, [])
 
@@ -75,7 +98,12 @@ def spelled_words(
     lead = begun.lead if tokenizer.rules.leading_space else ""
     mass, spellings = speller.completions(lead + tokenizer.normalized(begun.completing or ""), top, owner, check)
     words = [(spelling.removeprefix(lead), unk_logprob + logprob) for spelling, logprob in spellings]
-    whole = [(word, logprob) for word, logprob in words if all(map(is_word_character, word))]
+    typed = begun.completing or ""
+    whole = [
+        (word, logprob)
+        for word, logprob in words
+        if all(map(is_word_character, word)) and same_script(typed, word[len(typed) :])
+    ]
     return UnknownWords(unk_logprob + mass, whole)
 
 
@@ -86,21 +114,36 @@ def split_begun(tokenizer: Tokenizer, text: str, at_start: bool = True) -> Begun
 
     So is one that ends in a mark that rides on a letter: a combining accent, the vowel sign of an Indic word.
     """
-    start = len(text)
-    completing = bool(text) and is_word_character(text[-1])
+    start = begins_word(text)
+    completing = start < len(text)
     if completing and tokenizer.rules.has_words:
-        start = tokenizer.encode(text).offsets[-1][0]
-        start += len(text[start:]) - len(text[start:].lstrip())
-    elif completing:
-        while start and is_word_character(text[start - 1]):
-            start -= 1
-        if tokenizer.rules.is_characters and all(character in tokenizer.vocabulary for character in text[start:]):
+        if tokenizer.rules.writes_space or not any(character in JOINTS for character in text[start:]):
+            start = tokenizer.encode(text).offsets[-1][0]
+            start += len(text[start:]) - len(text[start:].lstrip())
+    elif completing and tokenizer.rules.is_characters:
+        unknown = [i for i in range(start, len(text)) if text[i] in JOINTS and not _knows(tokenizer, text[i])]
+        start = max(unknown, default=start - 1) + 1
+        if _knows(tokenizer, text[start:]):
             return Begun(text, "", text[start:], consumed=text[start:])
     # The space before a word is part of the word's own token, except at character level.
     lead = " " if not tokenizer.rules.is_characters and text[:start].endswith(" ") else ""
     context = text[: start - len(lead)]
     after_space = not lead and (context[-1].isspace() if context else at_start)
-    return Begun(context, lead, text[start:] if completing else None, after_space=after_space)
+    begun = text[start:] if completing else None
+    return Begun(context, lead, begun, after_space=after_space, starts_sentence=not completing and at_sentence(text))
+
+
+def _knows(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether a vocabulary of characters has all of a text's, as it reads them."""
+    return tokenizer.vocabulary.keys() >= set(tokenizer.normalized(text))
+
+
+def at_sentence(text: str) -> bool:
+    """Whether what follows a text is the first word of a sentence."""
+    return not text.strip() or text[-1] == "\n" or bool(_SENTENCE_END.search(text))
+
+
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*\s+$")
 
 
 class WordIndex:
@@ -119,46 +162,112 @@ class WordIndex:
         self._groups = np.array([number.get(surface, len(number)) for surface in surfaces])
         self._is_word = np.array([is_word_character(word[0]) for word in self._words], bool)
 
-    def find(
-        self, logprobs: Array, begun: Begun, top: int, punctuation: bool, unknown: UnknownWords = NO_WORDS
-    ) -> NextWords:
-        """The `top` likeliest words under a next-token distribution. logprobs: (V,), nats.
+    def find(self, logprobs: Array, begun: Begun, top: int, punctuation: bool) -> NextWords:
+        """The `top` likeliest words where none has been begun. logprobs: (V,), nats; probabilities are over all tokens.
 
-        Probabilities are over all tokens; when completing, they are renormalised over the words that begin so, those
-        that are not in the vocabulary among them where `unknown` tells of some.
+        At the beginning of a sentence a word and its capitalised form are one, and offered with the capital.
         """
-        probabilities = np.exp(logprobs.astype(np.float64))
-        total = 0.0
-        if begun.completing is None:
-            masses = self._masses(probabilities)
-            masses = masses if punctuation else masses * self._is_word
-        else:
-            completions = self._completions(self._normalized(begun.completing).strip())
-            # What was typed says whether there is a space before the word; words known in the other form alone come
-            # into play when there is no other.
-            written = probabilities * (self._has_space == bool(begun.lead)) if self._forms_differ else probabilities
-            offered = self._masses(written)[completions]
-            if not offered.any():
-                offered = self._masses(probabilities)[completions]
-            masses = np.zeros(len(self._words))
-            masses[completions] = offered
-            total = float(np.logaddexp(_log(float(offered.sum())), unknown.mass))
+        masses = self._masses(np.exp(logprobs.astype(np.float64)))
+        masses = masses if punctuation else masses * self._is_word
+        words: Sequence[str] = self._words
+        if begun.starts_sentence and self._has_capitals:
+            words, groups = self._capitalised
+            masses = np.bincount(groups, masses, len(words))
         best = likeliest(masses, top)
-        pairs = zip(best.tolist(), masses[best].tolist(), strict=True)
-        found = [(self._words[i], _log(mass)) for i, mass in pairs if mass > 0]
-        found += [(word, logprob) for word, logprob in unknown.words if word not in self._number]
-        likely = sorted(found, key=lambda pair: -pair[1])[:top]
+        return NextWords([(words[i], _log(masses[i])) for i in best.tolist() if masses[i] > 0])
+
+    def complete(
+        self, paths: Sequence[tuple[Path, float, Array]], begun: Begun, top: int, unknown: UnknownWords = NO_WORDS
+    ) -> NextWords:
+        """The `top` likeliest words that go on as has been begun.
+
+        paths: (a path, the log-probability of what it consumes of the word, the distribution after it, (V,)), in nats.
+        Probabilities are renormalised over the words that begin so, those outside the vocabulary among them where
+        `unknown` tells of some. In capitals, two at least, all words are offered in capitals.
+        """
+        total, found = -math.inf, dict[str, float]()
+        for path, prior, logprobs in paths:
+            mass, offered = self._offered(path, logprobs, begun, FORMS * top)
+            total = float(np.logaddexp(total, prior + mass))
+            for word, logprob in offered:
+                found[word] = float(np.logaddexp(found.get(word, -math.inf), prior + logprob))
+        total = float(np.logaddexp(total, unknown.mass))
+        written = _writer(begun.completing or "")
+        for word, logprob in unknown.words:
+            if word not in self._number:
+                found[written(word)] = float(np.logaddexp(found.get(written(word), -math.inf), logprob))
+        likely = sorted(found.items(), key=lambda pair: -pair[1])[:top]
         return NextWords([(word, logprob - total) for word, logprob in likely])
+
+    def _offered(self, path: Path, logprobs: Array, begun: Begun, most: int) -> tuple[float, list[tuple[str, float]]]:
+        """The log-probability that the next token goes on with a path; the likeliest words, as they are offered."""
+        typed, required = path.required, self._normalized(path.required).strip()
+        completions = self._completions(required, begun.completing or "")
+        probabilities = np.exp(logprobs.astype(np.float64))
+        # What was typed says whether there is a space before the word; words known in the other form alone come
+        # into play when there is no other.
+        has_space = bool(begun.lead) and not path.shown
+        written = probabilities * (self._has_space == has_space) if self._forms_differ else probabilities
+        offered = self._masses(written)[completions]
+        if not offered.any() and not path.shown:
+            offered = self._masses(probabilities)[completions]
+        write = _writer(begun.completing or "")
+        best = [i for i in likeliest(offered, most).tolist() if offered[i] > 0]
+        chosen = [(self._words[completions[i]], _log(offered[i])) for i in best]
+        return _log(float(offered.sum())), [
+            (write(path.shown + (typed + word[len(required) :] if word.startswith(required) else word)), logprob)
+            for word, logprob in chosen
+        ]
 
     def _masses(self, probabilities: Array) -> Array:
         """Probability of each word, from those of the tokens that are its forms."""
         return np.bincount(self._groups, probabilities, len(self._words) + 1)[:-1]
 
-    def _completions(self, begun: str) -> list[int]:
-        """Words that begin so, in this case; where there are none, in any case."""
-        exact = [i for i, word in enumerate(self._words) if word.startswith(begun)]
-        folded = begun.casefold()
-        return exact or [i for i, word in enumerate(self._words) if word.casefold().startswith(folded)]
+    def _completions(self, required: str, begun: str) -> list[int]:
+        """Words that begin so, in this case; where there are none, or all is typed in capitals, in any case. And words
+        with an apostrophe that has not been typed: don't for dont.
+        """
+        if not required:
+            return np.flatnonzero(self._is_word).tolist()
+        folded = required.casefold()
+        exact = [] if _is_shouted(begun) else [i for i, word in enumerate(self._words) if word.startswith(required)]
+        found = exact or [i for i, word in enumerate(self._words) if word.casefold().startswith(folded)]
+        if len(required) > 1:
+            known = set(found)
+            found = found + [i for i, bare in self._bare if bare.startswith(folded) and i not in known]
+        return found
+
+    @cached_property
+    def _bare(self) -> list[tuple[int, str]]:
+        """Words with an apostrophe inside, without it."""
+        marked = [(i, word) for i, word in enumerate(self._words) if "'" in word[1:-1]]
+        return [(i, word.replace("'", "").casefold()) for i, word in marked]
+
+    @cached_property
+    def _has_capitals(self) -> bool:
+        return any(word[:1].isupper() for word in self._words)
+
+    @cached_property
+    def _capitalised(self) -> tuple[list[str], Array]:
+        """The words with a capital, and the place there of each word."""
+        words, groups = np.unique([_capitalised(word) for word in self._words], return_inverse=True)
+        return words.tolist(), groups
+
+
+def _is_shouted(begun: str) -> bool:
+    letters = [character for character in begun if character.isalpha()]
+    return len(letters) > 1 and all(map(str.isupper, letters))
+
+
+def _capitalised(word: str) -> str:
+    return word[:1].upper() + word[1:]
+
+
+def _writer(begun: str) -> Callable[[str], str]:
+    """How words are offered where one has been begun: in capitals, or with a capital, where that is."""
+    if _is_shouted(begun):
+        return str.upper
+    return _capitalised if begun[:1].isupper() else str
 
 
 def _log(probability: float) -> float:
@@ -227,6 +336,7 @@ class WordSearch:
         self._pieces = pieces
         self._completing = begun.completing is not None
         self._consumed = begun.consumed
+        self._typed = begun.completing or ""
         self._required = begun.lead + (begun.completing or "")[len(begun.consumed) :]
         # After white space a word brings no space of its own, and inside a word there is none.
         self._first = pieces.continues if begun.after_space or begun.consumed else pieces.starts
@@ -243,7 +353,7 @@ class WordSearch:
     def expand_root(self, logprobs: Array, state: Any) -> None:
         """Start from the distribution and state after the context."""
         self._root = (logprobs, state)
-        if self._consumed:
+        if self._consumed and self._consumed[-1] not in JOINTS:
             self._note(self._consumed, self._ended(logprobs))
         self._push(0.0, "", logprobs, state, self._first)
         if self._punctuation:
@@ -279,6 +389,8 @@ class WordSearch:
 
     def _note(self, word: str, logprob: float) -> None:
         """A path that spells a word has been found; there may be several."""
+        if not same_script(self._typed, word[len(self._typed) :]):
+            return
         self._found[word] = float(np.logaddexp(self._found.get(word, -math.inf), logprob))
 
     def _ended(self, logprobs: Array) -> float:

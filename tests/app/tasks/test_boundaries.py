@@ -105,3 +105,45 @@ def test_a_boundary_that_a_text_begins_with_is_the_start_symbol(lm: LanguageMode
     assert (begun.logprob, begun.tokens) == (plain.logprob, plain.tokens)
     assert lm.generate("\nThe", seed=3)[0].text == lm.generate("The", seed=3)[0].text
     assert lm.state("\nThe") == lm.state("The")
+
+
+# A word being typed
+
+
+@pytest.fixture(scope="module")
+def english() -> Iterator[LanguageModel]:
+    with carousel.load(CHECKPOINTS / "english") as model:
+        yield model
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("I don'", "don't"),
+        ("I don’", "don’t"),
+        ("you'", "you're"),
+        ("you'r", "you're"),
+        ("It'", "It's"),
+        ("WE'R", "WE'RE"),
+        ("O'Br", "O'Brien"),
+        ("a well-kno", "well-known"),
+        ("See you TOMOR", "TOMORROW"),
+        ("I AM GO", "GOING"),
+        ("I dont", "don't"),
+        ("im", "I'm"),
+        ("she said 'he", "her"),
+    ],
+)
+def test_a_begun_word_is_completed_as_it_is_typed(english: LanguageModel, text: str, word: str) -> None:
+    assert english.next(text, top=3)[0].word == word
+
+
+def test_the_first_word_of_a_sentence_has_a_capital(english: LanguageModel) -> None:
+    for text in ("", "He left. ", "What?! ", '"Go!" ', "He left.\n"):
+        assert all(found.word[0].isupper() for found in english.next(text, top=5)), text
+    assert not all(found.word[0].isupper() for found in english.next("He left, ", top=5))
+
+
+def test_no_latin_ending_is_offered_on_letters_of_another_script(english: LanguageModel) -> None:
+    for text in ("שלו", "приве", "καλη"):
+        assert not any(letter.isascii() for found in english.next(text, top=10) for letter in found.word)

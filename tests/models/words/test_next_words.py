@@ -17,7 +17,7 @@ from models.decoding.scoring import log_softmax
 from models.network import LanguageModel
 from models.text.levels import LEVELS, Level
 from models.text.tokenizer import Tokenizer
-from models.text.words import is_word_character
+from models.text.words import JOINTS, is_word_character
 from models.words.next_words import Begun, NextWords, WordIndex, WordPieces, WordSearch, split_begun
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -30,16 +30,19 @@ WORD, CHAR, BPE = tiny_tokenizer("word"), tiny_tokenizer("char"), tiny_tokenizer
 @pytest.mark.parametrize(
     ("level", "text", "expected"),
     [
-        ("word", "", Begun("", "", None)),
+        ("word", "", Begun("", "", None, starts_sentence=True)),
         ("word", "The", Begun("", "", "The")),
         ("word", "The ", Begun("The", " ", None)),
         ("word", "The pe", Begun("The", " ", "pe")),
         ("word", "The  pe", Begun("The ", " ", "pe")),
         ("word", "The cat.", Begun("The cat.", "", None)),
-        ("word", "The cat. ", Begun("The cat.", " ", None)),
+        ("word", "The cat. ", Begun("The cat.", " ", None, starts_sentence=True)),
         ("word", "ate.pe", Begun("ate.", "", "pe")),
         ("word", "I don't", Begun("I", " ", "don't")),
-        ("word", "Emma's", Begun("Emma", "", "'s")),
+        ("word", "Emma's", Begun("", "", "Emma's")),
+        ("word", "I don’", Begun("I", " ", "don’")),
+        ("word", "so well-kno", Begun("so", " ", "well-kno")),
+        ("word", "she said 'pe", Begun("she said '", "", "pe")),
         ("word", "fish\npe", Begun("fish\n", "", "pe")),
         ("word", "in 18", Begun("in", " ", "18")),
         ("split", "the pe", Begun("the", " ", "pe")),
@@ -68,7 +71,8 @@ def test_split_text_joins_to_the_text(level: Level, text: str) -> None:
     begun = split_begun({"char": CHAR, "word": WORD, "bpe": BPE, "split": SPLIT}[level], text)
     assert begun.context + begun.lead + (begun.completing or "").removeprefix(begun.consumed) == text
     assert begun.context.endswith(begun.consumed)
-    assert (begun.completing is not None) == (text != "" and is_word_character(text[-1]))
+    last = text.rstrip("".join(JOINTS))[-1:] if text[-1:] in JOINTS else text[-1:]
+    assert begun.completing is None or is_word_character(last)
 
 
 SPLIT = tiny_tokenizer("split")
@@ -89,6 +93,11 @@ def by_hand(**probabilities: float) -> Array:
 
 
 HAND = by_hand(_pear=0.2, pear=0.1, _cat=0.16, _cats=0.04, The=0.05, dot=0.25, unk=0.15, eos=0.05)
+
+
+def completed(index: WordIndex, logprobs: Array, begun: Begun, top: int = 10) -> NextWords:
+    (path,) = begun.paths()
+    return index.complete([(path, 0.0, logprobs)], begun, top)
 
 
 def listed(found: NextWords) -> dict[str, float]:
@@ -128,43 +137,64 @@ def test_unk_and_eos_are_never_offered() -> None:
         ("pe", {"pear": 1.0}),
         ("T", {"The": 1.0}),
         ("t", {"The": 1.0}),
-        ("CA", {"cat": 0.8, "cats": 0.2}),
+        ("CA", {"CAT": 0.8, "CATS": 0.2}),
         ("zebra", {}),
         ("fish", {}),
     ],
     ids=["whole word", "begun", "longer", "both forms", "case", "other case", "all capitals", "none", "impossible"],
 )
 def test_completions_are_renormalised_over_the_words_that_begin_so(completing: str, expected: dict[str, float]) -> None:
-    assert listed(WordIndex(WORD).find(HAND, Begun("The", " ", completing), top=10, punctuation=False)) == expected
+    assert listed(completed(WordIndex(WORD), HAND, Begun("The", " ", completing))) == expected
 
 
 def test_case_is_ignored_only_where_no_word_begins_in_this_case() -> None:
     tokenizer = Tokenizer.train(["Pear pear Pears"], "word", "line")
     uniform = np.full(len(tokenizer), -math.log(len(tokenizer)), np.float32)
     index = WordIndex(tokenizer)
-    assert set(listed(index.find(uniform, Begun("a", " ", "P"), 10, False))) == {"Pears"}
-    assert set(listed(index.find(uniform, Begun("a", " ", "p"), 10, False))) == {"pear"}
-    assert set(listed(index.find(uniform, Begun("a", " ", "PE"), 10, False))) == {"Pears", "pear"}
+    assert set(listed(completed(index, uniform, Begun("a", " ", "P")))) == {"Pears"}
+    assert set(listed(completed(index, uniform, Begun("a", " ", "p")))) == {"pear"}
+    assert set(listed(completed(index, uniform, Begun("a", " ", "PE")))) == {"PEARS", "PEAR"}
 
 
 def test_a_word_is_completed_in_the_form_that_was_typed_and_in_the_other_where_there_is_none() -> None:
     tokenizer = Tokenizer.train(["Pear pear Pears"], "word", "line")
     uniform = np.full(len(tokenizer), -math.log(len(tokenizer)), np.float32)
     index = WordIndex(tokenizer)
-    assert set(listed(index.find(uniform, Begun("", "", "P"), 10, False))) == {"Pear"}
-    assert set(listed(index.find(uniform, Begun("(", "", "Pears"), 10, False))) == {"Pears"}
+    assert set(listed(completed(index, uniform, Begun("", "", "P")))) == {"Pear"}
+    assert set(listed(completed(index, uniform, Begun("(", "", "Pears")))) == {"Pears"}
 
 
 def test_top_limits_the_list_and_coverage_says_what_it_covers() -> None:
-    found = WordIndex(WORD).find(HAND, Begun("The", " ", "c"), top=1, punctuation=False)
+    found = completed(WordIndex(WORD), HAND, Begun("The", " ", "c"), top=1)
     assert listed(found) == {"cat": 0.8}
     assert found.coverage == pytest.approx(0.8)
 
 
 def test_split_level_words_have_no_leading_space_anyway() -> None:
     uniform = np.full(len(SPLIT), -math.log(len(SPLIT)), np.float32)
-    found = listed(WordIndex(SPLIT).find(uniform, Begun("the", " ", "ca"), 10, False))
+    found = listed(completed(WordIndex(SPLIT), uniform, Begun("the", " ", "ca")))
     assert found == {"cat": 0.5, "cats": 0.5}
+
+
+def test_typed_capitals_give_capitals_and_forms_become_one() -> None:
+    tokenizer = Tokenizer.train(["Pear pear Pears the"], "word", "line")
+    probabilities = {"Pear": 0.0, " pear": 0.3, " Pears": 0.2, " the": 0.4, "<eos>": 0.1}
+    values = [probabilities.get(token, 0.0) for token in tokenizer.tokens]
+    with np.errstate(divide="ignore"):
+        logprobs = np.log(np.array(values, np.float32))
+    index = WordIndex(tokenizer)
+    assert listed(completed(index, logprobs, Begun("a", " ", "PE"))) == {"PEAR": 0.6, "PEARS": 0.4}
+    found = index.find(logprobs, Begun("", "", None, starts_sentence=True), 10, punctuation=False)
+    assert listed(found) == {"The": 0.4, "Pear": 0.3, "Pears": 0.2}
+
+
+def test_a_begun_word_with_an_apostrophe_may_be_cut_at_it() -> None:
+    begun = Begun("by", " ", "O'Br")
+    assert begun.paths() == [("by", "", "O'Br"), ("by O", "O", "'Br"), ("by O'", "O'", "Br")]
+    tokenizer = Tokenizer.train(["by O ' Brien Brown Brien"], "word", "line")
+    uniform = np.full(len(tokenizer), -math.log(len(tokenizer)), np.float32)
+    paths = [(path, 0.0, uniform) for path in begun.paths()]
+    assert WordIndex(tokenizer).complete(paths, begun, 10).words == []  # known after a space alone
 
 
 # Words that are spelled
