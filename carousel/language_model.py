@@ -147,13 +147,14 @@ class LanguageModel:
         context: str | None = None,
         tokens: bool = False,
         top: int = 0,
+        words: bool = False,
         state: State | None = None,
         return_state: bool = False,
     ) -> Answer[Score, ScoreResponse]:
         """How probable texts are: a `Score` for each, in their order, in one pass; beginnings they share are run once.
 
         bos: they start a sentence. eos: their end is predicted, and counts. context: text before each, not scored.
-        tokens, top: report each token, with that many alternatives.
+        tokens, top: report each token, with that many alternatives. words: report the surprisal of each word.
         """
         body = _body(
             ScoreRequest,
@@ -163,6 +164,7 @@ class LanguageModel:
             context=context,
             tokens=tokens,
             top=top,
+            words=words,
             state=state,
             return_state=return_state,
         )

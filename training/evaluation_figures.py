@@ -42,6 +42,11 @@ class Totals:
         compare; the closed total where no speller can spell."""
         return self.logprob if math.isnan(self.spelling_logprob) else self.logprob + self.spelling_logprob
 
+    @property
+    def unk_spelling(self) -> float | None:
+        """Mean nats of the spelling of an unknown word; None where there is none, or no speller."""
+        return self.spelling_logprob / self.oov if self.oov and math.isfinite(self.spelling_logprob) else None
+
     def to_json(self) -> dict[str, Any]:
         """Every figure by name; null where it does not exist."""
         values = {figure.name: figure.value(self) for figure in FIGURES if figure.value}

@@ -124,10 +124,11 @@ def export_run(
         save_checkpoint(directory, model, tokenizer, storage, speller=speller)
         stored = load_checkpoint(directory)
         weights_bytes = (directory / WEIGHTS).stat().st_size
-    figures = {}
+    figures, unk_spelling = {}, None
     with progress("evaluating", sum(len(text.ids) for text in run.held_out.values())) as advance:
         for name, text in run.held_out.items():
             totals = spelled(evaluate_documents(stored.model, text, tokenizer, advance), text, stored.speller)
+            unk_spelling = totals.unk_spelling if unk_spelling is None else unk_spelling
             ngram = {"ngram_order": MAX_ORDER, "ngram_perplexity": ngrams[name]}
             figures[name] = figures_row(totals, "never") | ngram
     about = describe_run(run, stored) | {
@@ -138,7 +139,7 @@ def export_run(
         "figures": figures,
         "samples": make_samples(stored),
     }
-    save_checkpoint(out, model, tokenizer, storage, about, render_card(about), speller)
+    save_checkpoint(out, model, tokenizer, storage, about, render_card(about), speller, unk_spelling=unk_spelling)
     return about
 
 

@@ -16,6 +16,7 @@ from app.commands.shared import (
     ModelOption,
     check_paths,
     fail,
+    json_lines_out,
     progress_bar,
     run_with_models,
 )
@@ -106,7 +107,7 @@ def rescore(
 
         errors_of = WordErrors()
         kept: list[tuple[NBestList, list[float]]] = []
-        with replacing(output) if output else nullcontext(sys.stdout) as out:
+        with replacing(output) if output else nullcontext(json_lines_out()) as out:
             async with aclosing(read(source, "rescoring")) as results:
                 async for nbest, logprobs in results:
                     errors_of.add(nbest, logprobs)

@@ -19,6 +19,7 @@ from app.commands.shared import (
     ModelOption,
     check_paths,
     fail,
+    json_lines_out,
     make_body,
     progress_bar,
     run_with_model,
@@ -48,7 +49,9 @@ def score(
     restart: Annotated[bool, typer.Option("--restart", help="Drop what an interrupted command has written.")] = False,
     thresholds: Annotated[
         str | None,
-        typer.Option(help="Perplexities that end head and middle, e.g. 60,150; without it, thirds of an --output."),
+        typer.Option(
+            help="Open perplexities that end head and middle, e.g. 60,150; without it, thirds of an --output."
+        ),
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="Print a table rather than JSONL.")] = False,
     model: ModelOption = None,
@@ -58,7 +61,8 @@ def score(
     """How probable texts are: a JSON object for each text, in the order of the input.
 
     A JSONL record keeps its fields; the fields of the score replace fields of the same name. Beside the figures of
-    /score it gets `oov_rate` and `bucket`: head, middle or tail by perplexity, the spelling of unknown words included.
+    /score it gets `oov_rate` and `bucket`: head, middle or tail by `perplexity_open`, which counts the spelling of
+    unknown words, and by `perplexity` where the model cannot spell.
     After an interruption, the same command continues where it stopped.
     """
     if source is not None and text:
@@ -98,8 +102,9 @@ def score(
                     async for batch, scores in results:
                         kept.write([_line(*pair, None) for pair in zip(batch, scores, strict=True)])
                         progress.advance(task, len(batch))
-                _finish(kept, limits)
+                _finish(kept, limits, "perplexity_open" if call.served.checkpoint.speller else "perplexity")
             else:
+                out = sys.stdout if table else json_lines_out()
                 rows = Table("logprob", "perplexity", "bits/character", "oov", "text")
                 async with aclosing(in_order(batches, scored)) as results:
                     async for batch, scores in results:
@@ -110,8 +115,8 @@ def score(
                                 figures = (_figure(found.perplexity), _figure(found.bits_per_character), str(found.oov))
                                 rows.add_row(f"{found.logprob:.3f}", *figures, Text(found.text))
                             else:
-                                sys.stdout.write(_line(item, found, limits) + "\n")
-                        sys.stdout.flush()
+                                out.write(_line(item, found, limits) + "\n")
+                        out.flush()
                         progress.advance(task, len(batch))
                 if table:
                     Console().print(rows)
@@ -157,8 +162,9 @@ def _line(item: Item, found: Score | str, limits: tuple[float, float] | None) ->
     return to_json(values)
 
 
-def _finish(kept: ResumableFile, limits: tuple[float, float] | None) -> None:
-    """Add the buckets and finish the file. limits: of `bucket_of`; None: a third of the texts goes into each bucket."""
+def _finish(kept: ResumableFile, limits: tuple[float, float] | None, figure: str) -> None:
+    """Add the buckets and finish the file. limits: of `bucket_of`; None: a third of the texts goes into each bucket.
+    figure: the field that they are limits of."""
     if limits is None:
         quantiles = Quantiles()
         for line in kept.lines():
@@ -173,7 +179,7 @@ def _finish(kept: ResumableFile, limits: tuple[float, float] | None) -> None:
         return to_json(values | {"bucket": bucket_of(values, low, high)})
 
     kept.finish(with_bucket)
-    Console(stderr=True).print(f"head: perplexity below {math.exp(low):.1f}; tail: from {math.exp(high):.1f} on")
+    Console(stderr=True).print(f"head: {figure} below {math.exp(low):.1f}; tail: from {math.exp(high):.1f} on")
 
 
 def _figure(value: float | None) -> str:

@@ -1,13 +1,14 @@
 """What commands share: common options, settings, a model to run, and errors as messages instead of tracebacks."""
 
 import asyncio
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from pydantic import ValidationError
@@ -87,6 +88,13 @@ def run_with_models(
         fail(str(error), code=1 if isinstance(error, StartupError | OSError) else 2)
     except KeyboardInterrupt:
         fail("interrupted", code=130)
+
+
+def json_lines_out() -> TextIO:
+    """Standard output for JSON lines, which are UTF-8 whatever the terminal is."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    return sys.stdout
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

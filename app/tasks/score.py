@@ -1,6 +1,7 @@
 """POST /score: how probable texts are."""
 
 import math
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class ScoreRequest(RequestBody):
     context: Text | None = Field(None, description="Text before the text; it conditions and is not scored.")
     tokens: bool = Field(False, description="Report each token.")
     top: int = Field(0, ge=0, description="Report each token with this many alternatives.")
+    words: bool = Field(False, description="Report the surprisal of each word.")
     state: State = None
     return_state: ReturnState = False
     timeout_seconds: Timeout = None
@@ -63,6 +65,14 @@ class TokenDetail(BaseModel):
     top: list[TopToken] | None = Field(None, description="The likeliest tokens at this place.")
 
 
+class WordDetail(BaseModel):
+    word: str = Field(description="The word with its punctuation, as the text has it; empty where a boundary counts.")
+    start: int = Field(description="Start offset in the text, in code points.")
+    end: int = Field(description="End offset in the text, in code points (end exclusive).")
+    surprisal_bits: float = Field(description="Of all its tokens, the spelling of an unknown word included.")
+    oov: bool = Field(description="Whether a part of it is not in the vocabulary.")
+
+
 class Score(BaseModel):
     text: str
     logprob: float = Field(description="Sum over the predicted tokens, in nats.")
@@ -76,9 +86,15 @@ class Score(BaseModel):
         description="Open-vocabulary logprob: with the spelling of each unknown word. Null without a speller.",
     )
     perplexity: float | None = Field(description="exp(-logprob / tokens).")
+    perplexity_open: float | None = Field(
+        None, description="exp(-logprob_open / tokens), over all strings. Null without a speller."
+    )
     perplexity_per_word: float | None = Field(description="exp(-logprob / (words + 1 where `eos`)), as KenLM divides.")
     bits_per_character: float | None = Field(
         description="-total / (ln 2 * characters); the total is logprob_open, and logprob where that is null."
+    )
+    words_detail: list[WordDetail] | None = Field(
+        None, description="With `words`: each word. Their surprisals add up to the total in bits."
     )
     details: list[TokenDetail] | None = Field(None, description="With `tokens` or `top`: each token.")
     state: str | None = Field(None, description="With `return_state`: the state after the text, before `<eos>`.")
@@ -163,7 +179,7 @@ async def answer(body: ScoreRequest, call: Call) -> ScoreResponse:
     characters = sum(map(len, body.text)) + len(body.context or "") * len(body.text)
     state = given_state(body.state, call)
     texts, sequences = await call.beside(characters, lambda: _planned(body, state, call))
-    reported = sum(len(text.tokens) + 1 for text in texts) if body.tokens or body.top else 0
+    reported = sum(len(text.tokens) + 1 for text in texts) if body.tokens or body.top or body.words else 0
     check_reported(reported, body.top, call.settings)
     await call.run(sequences)
     spellings = await _spellings(texts, call)
@@ -247,12 +263,15 @@ async def _spellings(texts: list[_Text], call: Call) -> dict[str, float] | None:
     speller, tokenizer = call.served.checkpoint.speller, call.served.checkpoint.tokenizer
     if speller is None:
         return None
+    # The symbol itself stands for some unknown word.
+    mean = call.served.checkpoint.unk_spelling
+    found = {} if mean is None else dict.fromkeys((UNK, f" {UNK}"), mean)
     words = sorted({word for text in texts for word in text.unknown(tokenizer)})
     spellings = list(map(tokenizer.normalized, words))
-    if not words:
-        return {}
-    logprobs = await call.beside(LONG, lambda: speller.logprobs(spellings, call.owner, call.deadline.check))
-    return dict(zip(words, logprobs, strict=True))
+    if words:
+        logprobs = await call.beside(LONG, lambda: speller.logprobs(spellings, call.owner, call.deadline.check))
+        found |= zip(words, logprobs, strict=True)
+    return found
 
 
 def _score(text: _Text, body: ScoreRequest, tokenizer: Tokenizer, spellings: dict[str, float] | None) -> Score:
@@ -274,12 +293,40 @@ def _score(text: _Text, body: ScoreRequest, tokenizer: Tokenizer, spellings: dic
         logprob_without_oov=math.fsum([logprob, *(-value for value in unknown)]),
         logprob_open=logprob_open,
         perplexity=perplexity(logprob, len(scored)),
+        perplexity_open=None if logprob_open is None else perplexity(logprob_open, len(scored)),
         perplexity_per_word=perplexity(logprob, words + body.eos if scored else 0),
         bits_per_character=bits_per_character(best_total(logprob, logprob_open), len(text.text)),
     )
+    if body.words:
+        score.words_detail = _words(text, tokenizer, spellings or {})
     if body.tokens or body.top:
         score.details = _details(text, body, tokenizer, spellings or {})
     return score
+
+
+def _words(text: _Text, tokenizer: Tokenizer, spellings: dict[str, float]) -> list[WordDetail]:
+    """The surprisal of each word: of the tokens that end in it, the white space before it among them; a boundary is an
+    entry of its own."""
+    found = [
+        WordDetail(word=m[0], start=m.start(), end=m.end(), surprisal_bits=0.0, oov=False)
+        for m in _WORD.finditer(text.text)
+    ]
+    boundaries, number = list[WordDetail](), 0
+    for token, score in zip(text.scored, text.sequence.all_scores(), strict=True):
+        nats = -(score.logprob + (spellings.get(token.word, 0.0) if token.id == tokenizer.unk_id else 0.0))
+        while number + 1 < len(found) and found[number].end < token.end:
+            number += 1
+        if token.id == tokenizer.eos_id or not found:
+            there = WordDetail(word="", start=token.start, end=token.end, surprisal_bits=0.0, oov=False)
+            boundaries.append(there)
+        else:
+            there = found[number]
+        there.surprisal_bits += nats / math.log(2)
+        there.oov |= token.id == tokenizer.unk_id
+    return sorted([*found, *boundaries], key=lambda word: (word.end, word.start))
+
+
+_WORD = re.compile(r"\S+")
 
 
 def _details(text: _Text, body: ScoreRequest, tokenizer: Tokenizer, spellings: dict[str, float]) -> list[TokenDetail]:

@@ -71,7 +71,8 @@ class Checkpoint:
     """A loaded model.
 
     fingerprint: SHA-256 of the weights file. digests: those of all files, by name. about: what the card says, as data.
-    storage: how the weights are stored.
+    storage: how the weights are stored. unk_spelling: mean log-probability, in nats, of the spelling of an unknown word
+    of held-out text: what `<unk>` costs where a text has the symbol itself; None where that is not known.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Checkpoint:
     stored: StoredWeights
     speller: Speller | None = None
     task: Task = DEFAULT_TASK
+    unk_spelling: float | None = None
 
     @property
     def version(self) -> str:
@@ -116,6 +118,7 @@ def save_checkpoint(
     card: str = "",
     speller: Speller | None = None,
     task: Task = DEFAULT_TASK,
+    unk_spelling: float | None = None,
 ) -> None:
     """Write a checkpoint to `directory`; it appears there whole or not at all, replacing an older one.
 
@@ -134,6 +137,7 @@ def save_checkpoint(
         "network": model.config.to_json(),
         "tokenizer": {"level": tokenizer.level, "boundary": tokenizer.boundary},
         "storage": storage,
+        **({"unk_spelling": unk_spelling} if unk_spelling is not None else {}),
         "about": about or {},
     }
     _write(directory, contents, config, speller)
@@ -143,7 +147,8 @@ def add_speller(directory: Path, speller: Speller) -> None:
     """Put a speller into a saved checkpoint, in place of an older one; weights and tokenizer stay as they are."""
     load_checkpoint(directory)
     contents = {name: (directory / name).read_bytes() for name in (WEIGHTS, TOKENIZER, CARD)}
-    _write(directory, contents, _read_config(directory / CONFIG), speller)
+    config = {name: value for name, value in _read_config(directory / CONFIG).items() if name != "unk_spelling"}
+    _write(directory, contents, config, speller)
 
 
 def _write(directory: Path, contents: dict[str, bytes], config: dict[str, Any], speller: Speller | None) -> None:
@@ -228,6 +233,7 @@ def _load(directory: Path) -> Checkpoint:
         stored=stored,
         speller=_read_speller(directory / SPELLER, digests.get(SPELLER), said.speller) if said.speller else None,
         task=said.task,
+        unk_spelling=said.unk_spelling,
     )
 
 
@@ -245,6 +251,7 @@ class Description:
     digests: dict[str, str]
     about: dict[str, Any]
     card: str
+    unk_spelling: float | None = None
 
     @property
     def has_speller(self) -> bool:
@@ -283,11 +290,20 @@ def _describe(directory: Path) -> Description:
             digests=_checked_digests(_field(config, "sha256", dict)),
             about=_checked_about(_field(config, "about", dict)),
             card=_read_card(directory / CARD),
+            unk_spelling=_unk_spelling(config.get("unk_spelling")),
         )
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(path, str(error)) from None
+
+
+def _unk_spelling(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -1e6 < value <= 0:
+        raise ValueError(f"unk_spelling: {value!r} is no log-probability of a word")
+    return float(value)
 
 
 def _network(values: dict[str, Any], predicts_tokens: bool) -> NetworkConfig:

@@ -109,3 +109,17 @@ def test_a_wrong_value_on_the_command_line_is_a_message_and_not_a_traceback(chec
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
         assert done.stderr.startswith("error: ")
+
+
+def test_json_lines_are_utf_8_and_prose_is_shown_as_far_as_it_can_be_on_any_terminal() -> None:
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+
+    def run_bytes(*arguments: str) -> bytes:
+        command = [sys.executable, "-m", "app", *arguments, "--model", "english-word"]
+        return subprocess.run(command, capture_output=True, cwd=ROOT, env=ascii_only, check=True, timeout=120).stdout
+
+    (line,) = run_bytes("score", "--text", "café “naïve”").splitlines()
+    assert json.loads(line.decode())["text"] == "café “naïve”"
+    assert "café".encode() in line
+    assert run_bytes("generate", "She went to the café", "--max-tokens", "3", "--temperature", "0").isascii()
+    assert run_bytes("score", "--table", "--text", "café").isascii()

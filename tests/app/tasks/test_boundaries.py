@@ -1,5 +1,6 @@
 """Texts that meet: a context and what follows it, a prompt and its completion, a state and what goes on from it."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,3 +148,28 @@ def test_the_first_word_of_a_sentence_has_a_capital(english: LanguageModel) -> N
 def test_no_latin_ending_is_offered_on_letters_of_another_script(english: LanguageModel) -> None:
     for text in ("שלו", "приве", "καλη"):
         assert not any(letter.isascii() for found in english.next(text, top=10) for letter in found.word)
+
+
+# Words
+
+
+@given(st.text(st.sampled_from("a The’s \n“zq”,.\t"), max_size=30))
+@settings(deadline=None, max_examples=40)
+def test_the_surprisals_of_the_words_add_up_to_the_total(lm: LanguageModel, text: str) -> None:
+    (score,) = lm.score(text, words=True)
+    assert score.words_detail is not None
+    assert score.logprob_open is not None
+    total = sum(word.surprisal_bits for word in score.words_detail)
+    assert total == pytest.approx(-score.logprob_open / math.log(2))
+    assert [word.word for word in score.words_detail if word.word] == text.split()
+    assert all(text[word.start : word.end] == word.word for word in score.words_detail if word.word)
+    assert score.perplexity_open == pytest.approx(math.exp(-score.logprob_open / score.tokens))
+
+
+def test_the_unknown_word_by_its_symbol_is_no_cheaper_than_spelled(lm: LanguageModel) -> None:
+    known, symbol, spelled = lm.score(["The cat sat.", "The <unk> sat.", "The zorblax sat."])
+    assert symbol.logprob == spelled.logprob
+    assert symbol.logprob_open is not None
+    assert symbol.logprob - symbol.logprob_open == pytest.approx(14.16, abs=0.01)  # as its checkpoint says
+    best = lm.rescore([("The cat sat.", 0.0), ("The <unk> sat.", 0.0)], weight=1.0)[0]
+    assert best.text == known.text
