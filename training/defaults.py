@@ -68,6 +68,11 @@ class TextShape:
         """Whether the items are like names or molecules, unlike verse, where a line continues the line before it."""
         return self.is_list and self.line_length <= 60 and self.spaces < 0.12 and self.punctuated < 0.2
 
+    @property
+    def has_short_paragraphs(self) -> bool:
+        """Whether empty lines separate items like poems, verses or speeches."""
+        return self.empty_lines >= 0.05 and self.line_length <= 100 and not self.wrapped
+
 
 def describe(documents: Sequence[Document]) -> TextShape:
     """Measures the layout of a text on a sample of it."""
@@ -108,6 +113,9 @@ def choose_corpus(asked: CorpusConfig, shape: TextShape) -> CorpusConfig:
     if shuffle is None:
         shuffle = shape.is_list_of_short_items and rules.is_characters and asked.boundary in (None, "line")
     boundary = asked.boundary or ("line" if unwrap or shuffle else _boundary(level, shape))
+    repeats = asked.drop_repeats
+    if repeats is None:
+        repeats = asked.boundary is None and boundary == "paragraph" and shape.characters < WORD_LEVEL_CHARACTERS
     min_count, size = rules.default_min_count, rules.default_vocabulary_size
     if rules.is_characters and shape.alphabet > 300:
         min_count = 2
@@ -119,6 +127,7 @@ def choose_corpus(asked: CorpusConfig, shape: TextShape) -> CorpusConfig:
         boundary=boundary,
         unwrap=unwrap,
         shuffle_lines=shuffle,
+        drop_repeats=repeats,
         vocabulary_size=asked.vocabulary_size or size,
         min_count=asked.min_count or min_count,
     )
@@ -135,7 +144,7 @@ def _boundary(level: Level, shape: TextShape) -> Boundary:
     if shape.is_list or LEVELS[level].writes_space:
         return "line"
     if LEVELS[level].is_characters:
-        return "document"
+        return "paragraph" if shape.has_short_paragraphs else "document"
     return "paragraph" if shape.empty_lines >= 0.02 else "line"
 
 

@@ -233,14 +233,17 @@ def add_ngram(directory: Path, label: str, order: int, perplexity: float) -> Non
     update_about(directory, about, render_card(about))
 
 
-def make_samples(stored: Checkpoint) -> list[dict[str, Any]]:
-    """A few texts: whole lines or paragraphs from an empty prompt; of a document model, the text after a line end.
+def beginning(tokenizer: Tokenizer) -> str:
+    """The prompt after which something begins. A document model has seen few beginnings of documents, often a single
+    one, and goes on from anywhere, inside a word too, after an empty prompt: two line ends end what was before, if
+    only a line."""
+    return "\n\n" if tokenizer.boundary == "document" else ""
 
-    A document model has seen few beginnings of documents, often a single one, and starts anywhere after an empty
-    prompt.
-    """
-    short = stored.tokenizer.boundary != "document"
-    prompt = "" if short else "\n"
+
+def make_samples(stored: Checkpoint) -> list[dict[str, Any]]:
+    """A few texts, each from the beginning of something: whole lines or paragraphs; of a document model, what follows
+    a line end."""
+    short, prompt = stored.tokenizer.boundary != "document", beginning(stored.tokenizer)
     samples = []
     for seed in range(1, 6 if short else 3):
         params = GenerationParams(
@@ -263,5 +266,5 @@ def sample_line(model: LanguageModel, tokenizer: Tokenizer, seed: int) -> str:
         ignore_eos=True,
         sampling=SamplingParams(temperature=SAMPLE_TEMPERATURE),
     )
-    text, _ = generate(model, tokenizer, "", params)
+    text, _ = generate(model, tokenizer, beginning(tokenizer), params)
     return " ".join(text.split())
