@@ -105,8 +105,8 @@ def worse_than_counting(figures: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     return (
         f"This model is worse than counting (perplexity {'; '.join(behind)}): an n-gram model of the same text "
-        "predicts it better. More text helps most; a longer training (`--max-minutes 30`), more `--dropout`, or beginning with "
-        "a model of similar text (`--start-from`) may help."
+        "predicts it better. More text helps most; a longer training (`--max-minutes 30`), more `--dropout`, or "
+        "beginning with a model of similar text (`--start-from`) may help."
     )
 
 

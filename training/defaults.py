@@ -36,6 +36,18 @@ WORD_LEVEL_CHARACTERS = 5_000_000
 BUDGET_SECONDS, BUDGET_CORES = 600, 2
 MAX_EPOCHS = 40
 
+SMALL_TOKENS, SMALL_EPOCHS = 600_000, 120
+"""A text this small is read more often, in small batches, by a network that noise keeps from learning it by heart; the
+validation ends it."""
+SMALL_TRAINING: Mapping[str, Any] = {
+    "dropout": 0.5,
+    "dropconnect": 0.3,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.1,
+    "averaging": "ema",
+    "patience": 12,
+}
+
 
 PUNCTUATION = tuple(".,;:!?…。，、；：！？")
 
@@ -185,9 +197,17 @@ def choose_training(
     bptt_length = asked.get("bptt_length", max(4, min(bptt_length, train_tokens // 16)))
     # At least eight batches an epoch; a large batch uses the cores better, a small one takes more steps.
     batch_size = asked.get("batch_size", max(1, min(64, train_tokens // (8 * bptt_length))))
+    careful = "steps" not in asked and train_tokens < SMALL_TOKENS and sum(network.hidden_sizes) <= 512
+    if careful:
+        batch_size = asked.get("batch_size", min(batch_size, 16))
+        bptt_length = asked.get("bptt_length", min(bptt_length, 32))
     tokens_per_batch = batch_size * bptt_length
     seconds = seconds_per_token(network, native_bfloat16, BUDGET_CORES)
-    steps = min(BUDGET_SECONDS / seconds, MAX_EPOCHS * train_tokens) / tokens_per_batch
+    minutes = asked.get("max_minutes")
+    # The clock ends a training whose minutes are given: a machine faster than the estimate shall use them.
+    budget = BUDGET_SECONDS if minutes is None else 3 * 60 * minutes
+    max_epochs = SMALL_EPOCHS if careful else MAX_EPOCHS
+    steps = min(budget / seconds, max_epochs * train_tokens) / tokens_per_batch
     steps = asked.get("steps", max(50, round(steps)))
     epochs = steps * tokens_per_batch / max(1, train_tokens)
     validate_every = max(10, min(500, steps // 40))
@@ -203,6 +223,8 @@ def choose_training(
         "validate_every": validate_every,
         "checkpoint_every": min(100, validate_every),
     }
+    if careful:
+        chosen |= SMALL_TRAINING | {"validate_every": max(10, min(100, steps // 40))}
     return TrainingConfig(**{**chosen, **asked})
 
 

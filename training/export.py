@@ -19,6 +19,7 @@ from models.text.tokenizer import Tokenizer
 from models.words.speller import Speller
 from training.card import render_card
 from training.data.tokens import TokenizedText
+from training.estimate import most_speller_steps
 from training.evaluate import Reset, evaluate_documents, spelled
 from training.evaluation_figures import Totals, current
 from training.persistence import BEST, Position, read_best, read_position
@@ -70,7 +71,9 @@ def run_speller(run: Run, progress: Progress = no_progress) -> Speller | None:
         speller = adapted_speller(start, unknown, held_out)
     elif can_learn_spelling(unknown):
         with progress("learning to spell", None) as on_step:
-            speller = train_speller(unknown, held_out, run.config.training.seed, on_step)
+            training = run.config.training
+            most_steps = most_speller_steps(training.max_minutes)
+            speller = train_speller(unknown, held_out, training.seed, on_step, most_steps)
     else:
         return None
     save_speller(speller, path)

@@ -23,7 +23,7 @@ MARKED = ("The <unk> of the <unk> was a word , and the other one was not .\n") *
         (WRAPPED, 1, "char", "document", False, False),
         (WRAPPED, 100, "word", "line", True, False),
         (VERSE, 1, "char", "line", False, False),
-        (POEMS, 1, "char", "document", False, False),
+        (POEMS, 1, "char", "paragraph", False, False),
         (MARKED, 1, "split", "line", False, False),
     ],
     ids=["names", "a book", "many books", "wrapped book", "many wrapped books", "verse", "Chinese", "pre-tokenized"],

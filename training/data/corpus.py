@@ -137,7 +137,7 @@ def make_splits(documents: SplitDocuments, config: CorpusConfig) -> SplitDocumen
 def _without_repeats(held_out: Sequence[Document], seen: Set[str]) -> list[Document]:
     """The paragraphs less than half of whose characters stand in lines that were seen; all, where none would be
     left."""
-    kept = []
+    kept: list[Document] = []
     for document in held_out:
         paragraphs = [text for text in "".join(pieces(document)).strip("\n").split("\n\n") if text.strip()]
         new = [text for text in paragraphs if 2 * sum(len(x) for x in text.split("\n") if x in seen) < len(text)]
