@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from models.words.speller import Speller
 from training.card import render_card
 from training.data.tokens import TokenizedText
 from training.estimate import most_speller_steps
-from training.evaluate import Reset, evaluate_documents, spelled
+from training.evaluate import Reset, evaluate_documents, evaluate_lines, lines_of, spelled
 from training.evaluation_figures import Totals, current
 from training.persistence import BEST, Position, read_best, read_position
-from training.progress import Progress, no_progress
+from training.progress import Advance, Progress, no_progress
 from training.run import SPLITS, START_SPELLER, Run, RunError, command_line, load_speller, save_speller
 from training.sealed import DamagedError, read_json, write_json
 from training.speller import adapted_speller, can_learn_spelling, train_speller
@@ -130,9 +130,11 @@ def export_run(
     figures = {}
     with progress("evaluating", sum(len(text.ids) for text in run.held_out.values())) as advance:
         for name, text in run.held_out.items():
-            totals = spelled(evaluate_documents(stored.model, text, tokenizer, advance), text, stored.speller)
+            # Items of a list were trained on apart, from the zero state, and are judged so; n-grams start anew too.
+            reset: Reset = "line" if run.config.corpus.shuffle_lines else "never"
+            totals = spelled(_evaluated(stored.model, text, tokenizer, reset, advance), text, stored.speller)
             ngram = {"ngram_order": MAX_ORDER, "ngram_perplexity": ngrams[name]}
-            figures[name] = figures_row(totals, "never") | ngram
+            figures[name] = figures_row(totals, reset) | ngram
     about = describe_run(run, stored) | {
         "name": out.name,
         "command": command or run.config.command,
@@ -143,6 +145,16 @@ def export_run(
     }
     save_checkpoint(out, model, tokenizer, storage, about, render_card(about), speller)
     return about
+
+
+def _evaluated(
+    model: LanguageModel, text: TokenizedText, tokenizer: Tokenizer, reset: Reset, advance: Advance
+) -> Totals:
+    if reset == "never":
+        return evaluate_documents(model, text, tokenizer, advance)
+    lines = [line for document in text.documents() for line in lines_of(tokenizer.decode(document.tolist()))]
+    totals = evaluate_lines(model, tokenizer, lines, advance)
+    return replace(totals, characters=text.characters)
 
 
 def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Which text is trained on, and which is held out."""
 
 import random
+import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,19 +129,22 @@ def make_splits(documents: SplitDocuments, config: CorpusConfig) -> SplitDocumen
     if not validation:
         train, validation = hold_out(train, valid_fraction, config.valid_part)
     if config.drop_repeats:
-        seen = {line for document in train for piece in pieces(document) for line in piece.split("\n")}
+        seen = {clause for document in train for piece in pieces(document) for clause in _CLAUSES.split(piece)}
         validation = validation if documents.validation else _without_repeats(validation, seen)
         test = test if documents.test else _without_repeats(test, seen)
     return SplitDocuments(train, validation, test)
 
 
+_CLAUSES = re.compile(r"[^\w' ]+")
+
+
 def _without_repeats(held_out: Sequence[Document], seen: Set[str]) -> list[Document]:
-    """The paragraphs less than half of whose characters stand in lines that were seen; all, where none would be
-    left."""
+    """The paragraphs less than half of whose characters stand in clauses that were seen, lines and punctuation
+    apart; all paragraphs, where none would be left."""
     kept: list[Document] = []
     for document in held_out:
         paragraphs = [text for text in "".join(pieces(document)).strip("\n").split("\n\n") if text.strip()]
-        new = [text for text in paragraphs if 2 * sum(len(x) for x in text.split("\n") if x in seen) < len(text)]
+        new = [text for text in paragraphs if 2 * sum(len(x) for x in _CLAUSES.split(text) if x in seen) < len(text)]
         kept += ["\n\n".join(new) + "\n"] if new else []
     return kept or list(held_out)
 
