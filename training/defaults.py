@@ -228,7 +228,7 @@ def choose_training(
         "checkpoint_every": min(100, validate_every),
     }
     if careful:
-        chosen |= SMALL_TRAINING | {"validate_every": max(10, min(100, steps // 40))}
+        chosen |= {**SMALL_TRAINING, "validate_every": max(10, min(100, steps // 40))}
     return TrainingConfig(**{**chosen, **asked})
 
 
