@@ -171,6 +171,8 @@ def choose_network(asked: Mapping[str, Any], level: Level, vocabulary_size: int,
         chosen |= {"embedding_size": 128 if large_vocabulary else 64, "hidden_sizes": (256,)}
     else:
         chosen |= {"embedding_size": 256 if large_vocabulary else 64, "hidden_sizes": (512, 512)}
+    if "hidden_sizes" not in asked and vocabulary_size >= 500 and train_tokens < SMALL_TOKENS:
+        chosen["embedding_size"] = 128  # Chinese or Japanese characters: fewer numbers do not tell them apart
     # With thousands of types the output matrix is most of the model: share it with the embedding.
     chosen["tied"] = large_vocabulary or LEVELS[level].has_words
     if asked.get("one_hot"):
@@ -228,7 +230,9 @@ def choose_training(
         "checkpoint_every": min(100, validate_every),
     }
     if careful:
-        chosen |= {**SMALL_TRAINING, "validate_every": max(10, min(100, steps // 40))}
+        # With many types most parameters are theirs, and each is seen seldom.
+        weight_decay = 0.5 if network.vocabulary_size >= 500 else SMALL_TRAINING["weight_decay"]
+        chosen |= {**SMALL_TRAINING, "weight_decay": weight_decay, "validate_every": max(10, min(100, steps // 40))}
     return TrainingConfig(**{**chosen, **asked})
 
 
