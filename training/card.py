@@ -4,27 +4,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.text.levels import LEVELS
-from training.evaluation_figures import FIGURES, current
+from training.evaluation_figures import Figure, current, shown_at
 from training.run import SPLITS
 
-FIGURES_NOTE = " ".join(
-    (
-        "Reset `never`: each file is one stream from the zero state and `<eos>`, the state carried to the end.",
-        "Reset `line`: each line on its own, from `<eos>` to `<eos>`, as `POST /score` does it.",
-        *(figure.note for figure in FIGURES if figure.note),
-        "All figures are in float32, with the weights as they are stored here.",
+
+def _figures_note(figures: Sequence[Figure]) -> str:
+    return " ".join(
+        (
+            "Reset `never`: each file is one stream from the zero state and `<eos>`, the state carried to the end.",
+            "Reset `line`: each line on its own, from `<eos>` to `<eos>`, as `POST /score` does it.",
+            *(figure.note for figure in figures if figure.note),
+            "All figures are in float32, with the weights as they are stored here.",
+        )
     )
-)
 
 
 def render_card(about: Mapping[str, Any]) -> str:
     """The card's text. about: as training/export.py makes it; the card leaves out what it lacks."""
+    shown = shown_at(about["level"])
     sections = [
         f"# {about['name']}",
         _summary(about),
         "## Text\n\n" + _corpus(about),
         "## Model\n\n" + _table([("", "")], _model_rows(about)),
-        "## Figures\n\n" + _figures(about.get("figures", {})) + "\n\n" + FIGURES_NOTE,
+        "## Figures\n\n" + _figures(about.get("figures", {}), shown),
+        worse_than_counting(about.get("figures", {})),
+        _figures_note(shown),
         "## Made by\n\n```\n" + about["command"] + "\n```",
         _samples(about.get("samples", [])),
     ]
@@ -88,8 +93,25 @@ def _model_rows(about: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    shown = [figure for figure in FIGURES if figure.card_title]
+def worse_than_counting(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where n-grams predict a held-out text at least as well as the network: that they do, and what to try. Empty
+    where they do not."""
+    behind = [
+        f"{label}: {row['perplexity']:.2f} against {row['ngram_perplexity']:.2f}"
+        for label, row in figures.items()
+        if row.get("ngram_perplexity") and row.get("perplexity") and row["perplexity"] >= row["ngram_perplexity"]
+    ]
+    if not behind:
+        return ""
+    return (
+        f"This model is worse than counting (perplexity {'; '.join(behind)}): an n-gram model of the same text "
+        "predicts it better. More text helps most; a longer training (`--max-minutes 30`), more `--dropout`, or "
+        "beginning with a model of similar text (`--start-from`) may help."
+    )
+
+
+def _figures(figures: Mapping[str, Mapping[str, Any]], shown: Sequence[Figure]) -> str:
+    shown = [figure for figure in shown if figure.card_title]
     header = [("text", ""), ("reset", ""), *((figure.card_title or "", ">") for figure in shown)]
     rows = [
         (label, f"`{row['reset']}`", *(figure.text(row, figure.digits) for figure in shown))

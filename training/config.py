@@ -67,8 +67,8 @@ class TrainingConfig(Regularisation):
     checkpoint_every: int = 100
     """Steps between two saves: a kill -9 loses no more."""
     max_minutes: float | None = None
-    """Shorten the schedule to this much training time if the steps would take longer. Such a training is not
-    reproducible bit for bit."""
+    """Minutes for the whole command, from reading the text to the export. The schedule and, where it is chosen, the
+    number of steps follow from them. Such a training is not reproducible bit for bit."""
     seed: int = 0
     """Seed of weights, windows and dropout."""
 

@@ -36,6 +36,19 @@ WORD_LEVEL_CHARACTERS = 5_000_000
 BUDGET_SECONDS, BUDGET_CORES = 600, 2
 MAX_EPOCHS = 40
 
+SMALL_TOKENS, SMALL_EPOCHS = 600_000, 120
+"""A text this small is read more often, in small batches, by a network that noise keeps from learning it by heart; the
+validation ends it."""
+SMALL_SECONDS_PER_TOKEN = 6e-5
+"""Small batches do not keep the cores busy: 16,000 tokens a second."""
+SMALL_TRAINING: Mapping[str, Any] = {
+    "dropout": 0.5,
+    "learning_rate": 4e-3,
+    "weight_decay": 0.1,
+    "averaging": "ema",
+    "patience": 15,
+}
+
 
 PUNCTUATION = tuple(".,;:!?…。，、；：！？")
 
@@ -67,6 +80,11 @@ class TextShape:
     def is_list_of_short_items(self) -> bool:
         """Whether the items are like names or molecules, unlike verse, where a line continues the line before it."""
         return self.is_list and self.line_length <= 60 and self.spaces < 0.12 and self.punctuated < 0.2
+
+    @property
+    def has_short_paragraphs(self) -> bool:
+        """Whether empty lines separate items like poems, verses or speeches."""
+        return self.empty_lines >= 0.05 and self.line_length <= 100 and not self.wrapped
 
 
 def describe(documents: Sequence[Document]) -> TextShape:
@@ -108,6 +126,9 @@ def choose_corpus(asked: CorpusConfig, shape: TextShape) -> CorpusConfig:
     if shuffle is None:
         shuffle = shape.is_list_of_short_items and rules.is_characters and asked.boundary in (None, "line")
     boundary = asked.boundary or ("line" if unwrap or shuffle else _boundary(level, shape))
+    repeats = asked.drop_repeats
+    if repeats is None:
+        repeats = asked.boundary is None and boundary == "paragraph" and shape.characters < WORD_LEVEL_CHARACTERS
     min_count, size = rules.default_min_count, rules.default_vocabulary_size
     if rules.is_characters and shape.alphabet > 300:
         min_count = 2
@@ -119,6 +140,7 @@ def choose_corpus(asked: CorpusConfig, shape: TextShape) -> CorpusConfig:
         boundary=boundary,
         unwrap=unwrap,
         shuffle_lines=shuffle,
+        drop_repeats=repeats,
         vocabulary_size=asked.vocabulary_size or size,
         min_count=asked.min_count or min_count,
     )
@@ -135,7 +157,7 @@ def _boundary(level: Level, shape: TextShape) -> Boundary:
     if shape.is_list or LEVELS[level].writes_space:
         return "line"
     if LEVELS[level].is_characters:
-        return "document"
+        return "paragraph" if shape.has_short_paragraphs else "document"
     return "paragraph" if shape.empty_lines >= 0.02 else "line"
 
 
@@ -144,11 +166,13 @@ def choose_network(asked: Mapping[str, Any], level: Level, vocabulary_size: int,
     chosen: dict[str, Any] = {"vocabulary_size": vocabulary_size}
     large_vocabulary = vocabulary_size >= 2_000
     if train_tokens < 50_000:
-        chosen |= {"embedding_size": 64 if large_vocabulary else 32, "hidden_sizes": (128,)}
+        chosen |= {"embedding_size": 64 if large_vocabulary else 32, "hidden_sizes": (256,)}
     elif train_tokens < 600_000:
         chosen |= {"embedding_size": 128 if large_vocabulary else 64, "hidden_sizes": (256,)}
     else:
         chosen |= {"embedding_size": 256 if large_vocabulary else 64, "hidden_sizes": (512, 512)}
+    if "hidden_sizes" not in asked and vocabulary_size >= 500 and train_tokens < SMALL_TOKENS:
+        chosen["embedding_size"] = 128  # Chinese or Japanese characters: fewer numbers do not tell them apart
     # With thousands of types the output matrix is most of the model: share it with the embedding.
     chosen["tied"] = large_vocabulary or LEVELS[level].has_words
     if asked.get("one_hot"):
@@ -176,9 +200,20 @@ def choose_training(
     bptt_length = asked.get("bptt_length", max(4, min(bptt_length, train_tokens // 16)))
     # At least eight batches an epoch; a large batch uses the cores better, a small one takes more steps.
     batch_size = asked.get("batch_size", max(1, min(64, train_tokens // (8 * bptt_length))))
+    careful = "steps" not in asked and train_tokens < SMALL_TOKENS and sum(network.hidden_sizes) <= 512
+    if careful:
+        tiny = train_tokens < 100_000
+        batch_size = asked.get("batch_size", min(batch_size, 16 if tiny else 32))
+        bptt_length = asked.get("bptt_length", min(bptt_length, 32 if tiny else 64))
     tokens_per_batch = batch_size * bptt_length
     seconds = seconds_per_token(network, native_bfloat16, BUDGET_CORES)
-    steps = min(BUDGET_SECONDS / seconds, MAX_EPOCHS * train_tokens) / tokens_per_batch
+    if careful:
+        seconds = max(seconds, SMALL_SECONDS_PER_TOKEN)
+    minutes = asked.get("max_minutes")
+    # The clock ends a training whose minutes are given: a machine faster than the estimate shall use them.
+    budget = BUDGET_SECONDS if minutes is None else 3 * 60 * minutes
+    max_epochs = SMALL_EPOCHS if careful else MAX_EPOCHS
+    steps = min(budget / seconds, max_epochs * train_tokens) / tokens_per_batch
     steps = asked.get("steps", max(50, round(steps)))
     epochs = steps * tokens_per_batch / max(1, train_tokens)
     validate_every = max(10, min(500, steps // 40))
@@ -194,6 +229,10 @@ def choose_training(
         "validate_every": validate_every,
         "checkpoint_every": min(100, validate_every),
     }
+    if careful:
+        # With many types most parameters are theirs, and each is seen seldom.
+        weight_decay = 0.5 if network.vocabulary_size >= 500 else SMALL_TRAINING["weight_decay"]
+        chosen |= {**SMALL_TRAINING, "weight_decay": weight_decay, "validate_every": max(10, min(100, steps // 40))}
     return TrainingConfig(**{**chosen, **asked})
 
 

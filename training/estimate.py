@@ -20,6 +20,12 @@ PROCESS_BYTES = 4e8
 """Memory of Python and torch."""
 
 
+NGRAM_SECONDS_PER_TOKEN, MOST_COUNTED = 5e-6, 16_000_000
+SPELLER_SHARE = 0.15
+"""Of the minutes that a command may take: what learning to spell gets at most."""
+SPELLER_SECONDS_PER_STEP = 0.05
+
+
 @dataclass(frozen=True)
 class Estimate:
     seconds: float
@@ -59,3 +65,20 @@ def estimate(network: NetworkConfig, config: TrainingConfig) -> Estimate:
     copies = 4 + (config.averaging != "none")  # weights, gradients, two moments; an average
     activations = window * 4 * 12 * sum(network.hidden_sizes)
     return Estimate(seconds, PROCESS_BYTES + 4 * copies * parameters + activations)
+
+
+def seconds_after_training(network: NetworkConfig, train_tokens: int, held_out_tokens: int) -> float:
+    """Time of counting n-grams, evaluating and writing samples; learning to spell has a share of its own."""
+    evaluating = held_out_tokens * seconds_per_token(network, native=False, cores=1)
+    return 3 + NGRAM_SECONDS_PER_TOKEN * min(train_tokens, MOST_COUNTED) + evaluating
+
+
+def training_minutes(max_minutes: float, spent: float) -> float:
+    """What is left for training of the minutes that the whole command may take. spent: seconds, of all before and
+    after it but the speller. At least a third, so that what is left is a model."""
+    return max(max_minutes / 3, max_minutes * (1 - SPELLER_SHARE) - spent / 60)
+
+
+def most_speller_steps(max_minutes: float | None) -> int | None:
+    """Steps of learning to spell that fit into its share; None where minutes are not limited."""
+    return None if max_minutes is None else max(50, int(SPELLER_SHARE * 60 * max_minutes / SPELLER_SECONDS_PER_STEP))

@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from models.decoding.scoring import bits_per_character, perplexity
+from models.text.levels import LEVELS, Level
 
 Row = Mapping[str, Any]
 """Figures by name: the JSON of an evaluation, or a row of a card."""
@@ -157,6 +158,12 @@ FIGURES: Sequence[Figure] = (
     ),
 )
 """In the order of columns."""
+
+
+def shown_at(level: Level, figures: Sequence[Figure] = FIGURES) -> list[Figure]:
+    """The figures that say something of a model of this level: a model of characters has no word as its unit."""
+    hidden = {"perplexity_per_word"} if LEVELS[level].is_characters else set[str]()
+    return [figure for figure in figures if figure.name not in hidden]
 
 
 def current(row: Row) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from models.text.tokenizer import Tokenizer
 from models.words.speller import Speller
 from training.card import render_card
 from training.data.tokens import TokenizedText
-from training.evaluate import Reset, evaluate_documents, spelled
+from training.estimate import most_speller_steps
+from training.evaluate import Reset, evaluate_documents, evaluate_lines, lines_of, spelled
 from training.evaluation_figures import Totals, current
 from training.persistence import BEST, Position, read_best, read_position
-from training.progress import Progress, no_progress
+from training.progress import Advance, Progress, no_progress
 from training.run import SPLITS, START_SPELLER, Run, RunError, command_line, load_speller, save_speller
 from training.sealed import DamagedError, read_json, write_json
 from training.speller import adapted_speller, can_learn_spelling, train_speller
@@ -70,7 +71,9 @@ def run_speller(run: Run, progress: Progress = no_progress) -> Speller | None:
         speller = adapted_speller(start, unknown, held_out)
     elif can_learn_spelling(unknown):
         with progress("learning to spell", None) as on_step:
-            speller = train_speller(unknown, held_out, run.config.training.seed, on_step)
+            training = run.config.training
+            most_steps = most_speller_steps(training.max_minutes)
+            speller = train_speller(unknown, held_out, training.seed, on_step, most_steps)
     else:
         return None
     save_speller(speller, path)
@@ -127,10 +130,12 @@ def export_run(
     figures, unk_spelling = {}, None
     with progress("evaluating", sum(len(text.ids) for text in run.held_out.values())) as advance:
         for name, text in run.held_out.items():
-            totals = spelled(evaluate_documents(stored.model, text, tokenizer, advance), text, stored.speller)
+            # Items of a list were trained on apart, from the zero state, and are judged so; n-grams start anew too.
+            reset: Reset = "line" if run.config.corpus.shuffle_lines else "never"
+            totals = spelled(_evaluated(stored.model, text, tokenizer, reset, advance), text, stored.speller)
             unk_spelling = totals.unk_spelling if unk_spelling is None else unk_spelling
             ngram = {"ngram_order": MAX_ORDER, "ngram_perplexity": ngrams[name]}
-            figures[name] = figures_row(totals, "never") | ngram
+            figures[name] = figures_row(totals, reset) | ngram
     about = describe_run(run, stored) | {
         "name": out.name,
         "command": command or run.config.command,
@@ -141,6 +146,16 @@ def export_run(
     }
     save_checkpoint(out, model, tokenizer, storage, about, render_card(about), speller, unk_spelling=unk_spelling)
     return about
+
+
+def _evaluated(
+    model: LanguageModel, text: TokenizedText, tokenizer: Tokenizer, reset: Reset, advance: Advance
+) -> Totals:
+    if reset == "never":
+        return evaluate_documents(model, text, tokenizer, advance)
+    lines = [line for document in text.documents() for line in lines_of(tokenizer.decode(document.tolist()))]
+    totals = evaluate_lines(model, tokenizer, lines, advance)
+    return replace(totals, characters=text.characters)
 
 
 def describe_run(run: Run, stored: Checkpoint) -> dict[str, Any]:
@@ -234,14 +249,17 @@ def add_ngram(directory: Path, label: str, order: int, perplexity: float) -> Non
     update_about(directory, about, render_card(about))
 
 
-def make_samples(stored: Checkpoint) -> list[dict[str, Any]]:
-    """A few texts: whole lines or paragraphs from an empty prompt; of a document model, the text after a line end.
+def beginning(tokenizer: Tokenizer) -> str:
+    """The prompt after which something begins. A document model has seen few beginnings of documents, often a single
+    one, and goes on from anywhere, inside a word too, after an empty prompt: two line ends end what was before, if
+    only a line."""
+    return "\n\n" if tokenizer.boundary == "document" else ""
 
-    A document model has seen few beginnings of documents, often a single one, and starts anywhere after an empty
-    prompt.
-    """
-    short = stored.tokenizer.boundary != "document"
-    prompt = "" if short else "\n"
+
+def make_samples(stored: Checkpoint) -> list[dict[str, Any]]:
+    """A few texts, each from the beginning of something: whole lines or paragraphs; of a document model, what follows
+    a line end."""
+    short, prompt = stored.tokenizer.boundary != "document", beginning(stored.tokenizer)
     samples = []
     for seed in range(1, 6 if short else 3):
         params = GenerationParams(
@@ -264,5 +282,5 @@ def sample_line(model: LanguageModel, tokenizer: Tokenizer, seed: int) -> str:
         ignore_eos=True,
         sampling=SamplingParams(temperature=SAMPLE_TEMPERATURE),
     )
-    text, _ = generate(model, tokenizer, "", params)
+    text, _ = generate(model, tokenizer, beginning(tokenizer), params)
     return " ".join(text.split())

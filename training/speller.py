@@ -43,15 +43,17 @@ def train_speller(
     held_out: Mapping[str, int],
     seed: int = 0,
     on_step: Advance = ignore,
+    most_steps: int | None = None,
 ) -> Speller:
     """unknown: how often the training text has each word that the vocabulary left out. held_out: the same for a text
-    that was not trained on. on_step: called after each step. Raises `ValueError` when there are too few words.
+    that was not trained on. on_step: called after each step. most_steps: None
+    takes as many as the words need. Raises `ValueError` when there are too few words.
     """
     if not can_learn_spelling(unknown):
         raise ValueError(f"{len(unknown)} words outside the vocabulary are too few to learn spelling from")
     learned = _encoded(unknown)
     lexicon = _commonest({word.decode(): unknown[word.decode()] for word in learned})
-    model = _train_network(learned, seed, on_step)
+    model = _train_network(learned, seed, on_step, most_steps)
     bytes_alone = Speller(model.config, to_arrays(model))
     return bytes_alone.with_lexicon(lexicon, share_of_lexicon(bytes_alone, lexicon, held_out))
 
@@ -75,13 +77,13 @@ def _commonest(counts: Mapping[str, int]) -> Lexicon:
     return Lexicon(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0].encode()))[:MOST_LISTED]))
 
 
-def _train_network(learned: Sequence[bytes], seed: int, on_step: Advance) -> LanguageModel:
+def _train_network(learned: Sequence[bytes], seed: int, on_step: Advance, most_steps: int | None) -> LanguageModel:
     hidden = 256 if len(learned) > 20_000 else 128
     torch.manual_seed(seed)
     model = LanguageModel(NetworkConfig(VOCABULARY_SIZE, 48, (hidden,)))
     optimizer = OPTIMIZERS["adamw"](model, 0.01)
     batches = math.ceil(len(learned) / BATCH_SIZE)
-    steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * batches))
+    steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * batches), most_steps or MOST_STEPS)
     for step in range(steps):
         generator = torch.Generator().manual_seed(mix(seed, 4, step // batches))
         # Types of similar length are in one batch, so that little is padding; the order of batches is random.

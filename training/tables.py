@@ -1,6 +1,7 @@
 """Tables and lines for the terminal: a run's plan, a model's figures, a text's statistics."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,9 @@ from training.run import Run
 from training.studies.comparison import RunSummary
 from training.studies.statistics import Statistics
 
+FEWEST_STEPS = 150
+"""With fewer steps a network has learned little but how often each token occurs."""
+
 
 def print_plan(console: Console, run: Run) -> None:
     config, splits = run.config, run.splits
@@ -21,6 +25,7 @@ def print_plan(console: Console, run: Run) -> None:
     layout = ", wrapped lines joined" if corpus.unwrap else ", lines shuffled" if corpus.shuffle_lines else ""
     epochs = training.steps * training.batch_size * training.bptt_length / len(splits["train"].ids)
     expected = estimate(network, training)
+    step_seconds = estimate(network, replace(training, steps=1, max_minutes=None)).seconds
     lines = [
         f"text      {sizes} tokens; level {corpus.level}, boundary {corpus.boundary}{layout}",
         f"network   vocabulary {network.vocabulary_size:,}, embedding {network.embedding_size}, {network.cell} "
@@ -32,6 +37,13 @@ def print_plan(console: Console, run: Run) -> None:
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+    if training.max_minutes is not None and 60 * training.max_minutes < FEWEST_STEPS * step_seconds:
+        console.print(
+            f"advice    {training.max_minutes:.1f} minutes of training are too short to learn anything from this text "
+            "with this network: give a longer --max-minutes, or a smaller --hidden-sizes",
+            highlight=False,
+            soft_wrap=True,
+        )
     if len(splits["train"].ids) < 20_000:
         console.print(
             "advice    this is very little text: the model will mostly learn it by heart; more text helps most",

@@ -44,7 +44,16 @@ _MARKS = "".join(
     for c in map(chr, range(0x300, sys.maxunicode + 1))
     if unicodedata.category(c) in ("Mn", "Mc") and c not in "\ufe0f"
 )
+_WITHOUT_TWINS = (
+    "\u0410-\u0418\u041a-\u0438\u043a-\u044f\u05d0-\u05ea\u0627-\u063a\u0641-\u064a\u0e01-\u0e30"
+    "\u3041-\u304a\u4e00-\u9fff"
+)
+"""The inside of a character class: letters, Cyrillic to Han, that have no other form. Texts of them are passed over."""
+
 _LETTER = r"[^\W\d_]"
+
+NEAR = 500
+"""Characters before a straight quote that are looked at to tell whether it opens."""
 
 
 @dataclass(frozen=True)
@@ -203,12 +212,16 @@ class Reader:
         rules["accent"] = f"[{_class(_MARKS)}]+"
         if self._rival_joints:
             joint = f"[{_class(self._rival_joints)}]"
-            rules["joined"] = rf"\S*{joint}\S*" if known.is_split else rf"{_LETTER}+(?:{joint}{_LETTER}+)+"
+            rules["joined"] = (
+                rf"(?<!\S)[^\s{_class(self._rival_joints)}]*{joint}\S*"
+                if known.is_split
+                else rf"(?<!{_LETTER}){_LETTER}+(?:{joint}{_LETTER}+)+"
+            )
         if self._runs:
             rules["run"] = "|".join(
                 rf"(?<!{re.escape(run[0])}){re.escape(run)}(?!{re.escape(run[0])})" for run in self._runs
             )
-        has = _class(c for c in known.characters if not c.isascii())
+        has = _class(c for c in known.characters if not c.isascii()) + _WITHOUT_TWINS
         lacking = _class(self._lacking)
         rules["other"] = rf"[^\x00-\x7f{has}{_class(_SPACES)}]" + (f"|[{lacking}]" if self._lacking else "")
         pattern = "|".join(f"(?P<{name}>{rule})" for name, rule in rules.items())
@@ -231,12 +244,12 @@ class Reader:
         return next((form for form in forms if self._has(form)), forms[0])
 
     def _other(self, typed: str, match: re.Match[str]) -> str:
-        text = match.string
-        before, after = text[: match.start()][-1:], text[match.end() :][:1]
+        text, start, end = match.string, match.start(), match.end()
+        before, after = text[max(0, start - 1) : start], text[end : end + 1]
         if typed == "–" and before.isalnum() and after.isalnum() and self._has("-"):
             return "-"
         if typed in "'\"":
-            line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+            line = text[max(0, start - NEAR, text.rfind("\n", max(0, start - NEAR), start) + 1) : start]
             quotes = "‘’" if typed == "'" else "“”"
             quote = quotes[0] if _opens(typed, before, after, line) else quotes[1]
             if self._has(quote):

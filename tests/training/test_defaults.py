@@ -3,8 +3,9 @@
 import pytest
 
 from models.config import NetworkConfig
-from training.data.corpus import CorpusConfig
+from training.data.corpus import CorpusConfig, SplitDocuments, make_splits
 from training.defaults import choose_corpus, choose_network, choose_training, describe
+from training.estimate import training_minutes
 
 NAMES = "".join(f"name{i}saurus\n" for i in range(2000))
 PROSE = ("It was a bright cold day in April, and the clocks were striking thirteen, as they do. " * 5 + "\n") * 200
@@ -23,7 +24,7 @@ MARKED = ("The <unk> of the <unk> was a word , and the other one was not .\n") *
         (WRAPPED, 1, "char", "document", False, False),
         (WRAPPED, 100, "word", "line", True, False),
         (VERSE, 1, "char", "line", False, False),
-        (POEMS, 1, "char", "document", False, False),
+        (POEMS, 1, "char", "paragraph", False, False),
         (MARKED, 1, "split", "line", False, False),
     ],
     ids=["names", "a book", "many books", "wrapped book", "many wrapped books", "verse", "Chinese", "pre-tokenized"],
@@ -64,3 +65,31 @@ def test_dropout_grows_with_parameters_per_token() -> None:
     dropouts = [choose_training({}, network, tokens, False, True).dropout for tokens in (10**8, 10**6, 10**5)]
     assert dropouts == sorted(dropouts)
     assert dropouts[0] == 0
+
+
+def test_small_text_is_read_longer_with_noise_and_asked_steps_change_nothing() -> None:
+    network = choose_network({}, "char", 60, 20_000)
+    chosen = choose_training({}, network, 20_000, False, True)
+    assert (chosen.averaging, chosen.dropout, chosen.batch_size) == ("ema", 0.5, 16)
+    assert choose_training({"steps": 300}, network, 20_000, False, True).averaging == "none"  # as a recipe has it
+
+
+def test_minutes_set_the_schedule() -> None:
+    network = choose_network({}, "word", 20_000, 40_000_000)
+    short, long = (choose_training({"max_minutes": m}, network, 40_000_000, False, False).steps for m in (10, 70))
+    assert long == pytest.approx(7 * short, rel=0.01)
+
+
+def test_minutes_bound_all_of_the_command() -> None:
+    assert training_minutes(10, 60) == pytest.approx(7.5)  # a minute of reading, 1.5 of learning to spell
+    assert training_minutes(1, 300) == pytest.approx(1 / 3)
+
+
+def test_what_stands_in_the_training_text_is_not_held_out() -> None:
+    poems = [f"line {i} of the first part,\nand number {i} of the second\n" for i in range(40)]
+    text = "\n".join([*poems, poems[3]])
+    config = CorpusConfig(level="char", boundary="paragraph", drop_repeats=True)
+    splits = make_splits(SplitDocuments([text], [], []), config)
+    assert poems[3].strip() not in "".join(map(str, splits.test))
+    assert "number 39" in "".join(map(str, splits.test))
+    assert poems[3].strip() in "".join(map(str, make_splits(SplitDocuments([text], [], []), CorpusConfig()).test))

@@ -8,6 +8,7 @@ import torch
 
 from models.checkpoint.format import load_checkpoint
 from models.config import NumberType
+from training.card import worse_than_counting
 from training.evaluate import evaluate_documents, evaluate_texts
 from training.export import add_figures, best_model, export_run
 from training.prepare import make_trainer
@@ -40,7 +41,8 @@ def test_card_tells_what_it_is_with_units(trained: Run, tmp_path: Path) -> None:
     about = export_run(trained, tmp_path / "pets", command="make pets")
     card = load_checkpoint(tmp_path / "pets").card
     assert card.startswith("# pets\n")
-    for phrase in ("bits per character", "perplexity per word", "parameters", "minutes", "MB", "make pets", "`<unk>`"):
+    assert "perplexity per word" not in card  # its unit is the character
+    for phrase in ("bits per character", "parameters", "minutes", "MB", "make pets", "`<unk>`"):
         assert phrase in card
     assert f"{about['figures']['test']['bits_per_character']:.4f}" in card
     assert str(tmp_path) not in card
@@ -87,3 +89,9 @@ def test_split_counts_are_on_the_card(trained: Run, tmp_path: Path) -> None:
     split = trained.splits["train"]
     assert about["corpus"]["train"]["tokens"] == len(split.ids)
     assert about["corpus"]["train"]["characters"] == split.characters
+
+
+def test_card_says_where_counting_is_better() -> None:
+    row = {"perplexity": 6.7, "ngram_perplexity": 5.91}
+    assert "test: 6.70 against 5.91" in worse_than_counting({"test": row})
+    assert worse_than_counting({"test": row | {"perplexity": 5.0}}) == ""

@@ -27,6 +27,7 @@ from training.commands.common import (
 from training.data.corpus import included
 from training.data.tokens import tokenize
 from training.evaluate import Reset, evaluate_texts, lines_of
+from training.evaluation_figures import shown_at
 from training.export import add_figures, add_ngram, describe_speller
 from training.recipe import RecipeError
 from training.speller import train_speller
@@ -60,7 +61,8 @@ def evaluate(
     if as_json:
         say_json({"checkpoint": loaded.name, "reset": reset} | totals.to_json())
     else:
-        print_figures(console, {f"{loaded.name}, reset {reset}": totals.to_json()})
+        rows = {f"{loaded.name}, reset {reset}": totals.to_json()}
+        print_figures(console, rows, shown_at(loaded.tokenizer.level))
     if card is not None:
         add_figures(checkpoint, card, totals, reset)
 

@@ -12,6 +12,7 @@ import typer
 
 from models.checkpoint.format import check_replaceable, load_checkpoint
 from models.config import NumberType
+from training.card import worse_than_counting
 from training.commands.common import (
     INTERRUPTED,
     TensorBoard,
@@ -27,6 +28,7 @@ from training.commands.common import (
 from training.commands.options import absolute, tables, with_fields
 from training.display import TrainingDisplay, clock, curves
 from training.distributed import Group
+from training.evaluation_figures import shown_at
 from training.locks import exporting_alone, training_alone
 from training.persistence import Report
 from training.plots import PlotError, plot_run
@@ -182,6 +184,8 @@ def _export(run: Run, out: Path, storage: NumberType | None, command: str | None
         except OSError as error:
             place = f"{out} or {tempfile.gettempdir()}"
             raise explained(error, place, f"The run is whole: mend that, then  {again}") from error
-    print_figures(console, about["figures"], task.figures)
+    print_figures(console, about["figures"], shown_at(about["level"], task.figures))
+    if warning := worse_than_counting(about["figures"]):
+        say(warning)
     console.print(f"wrote {out} ({about['weights_bytes'] / 1e6:.2f} MB of weights, {about['storage']})", soft_wrap=True)
     say("serve it:  make serve")

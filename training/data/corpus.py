@@ -1,7 +1,8 @@
 """Which text is trained on, and which is held out."""
 
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,9 @@ class CorpusConfig:
     shuffle_lines: bool | None = None
     """Every line stands alone, as in a list of names: shuffle the lines before any are held out. The order is always
     the same. In a sorted list, validation names would begin with letters that are never seen in training."""
+    drop_repeats: bool | None = None
+    """Leave out of held-out text the paragraphs that stand in the training text too, by half their characters: they
+    would be predicted by heart."""
     valid_fraction: float = 0.05
     """Share of the text that is held out for validation, if no validation text is named."""
     test_fraction: float = 0.05
@@ -124,7 +128,25 @@ def make_splits(documents: SplitDocuments, config: CorpusConfig) -> SplitDocumen
         valid_fraction /= 1 - test_fraction  # a share of the whole corpus, not of the rest
     if not validation:
         train, validation = hold_out(train, valid_fraction, config.valid_part)
+    if config.drop_repeats:
+        seen = {clause for document in train for piece in pieces(document) for clause in _CLAUSES.split(piece)}
+        validation = validation if documents.validation else _without_repeats(validation, seen)
+        test = test if documents.test else _without_repeats(test, seen)
     return SplitDocuments(train, validation, test)
+
+
+_CLAUSES = re.compile(r"[^\w' ]+")
+
+
+def _without_repeats(held_out: Sequence[Document], seen: Set[str]) -> list[Document]:
+    """The paragraphs less than half of whose characters stand in clauses that were seen, lines and punctuation
+    apart; all paragraphs, where none would be left."""
+    kept: list[Document] = []
+    for document in held_out:
+        paragraphs = [text for text in "".join(pieces(document)).strip("\n").split("\n\n") if text.strip()]
+        new = [text for text in paragraphs if 2 * sum(len(x) for x in _CLAUSES.split(text) if x in seen) < len(text)]
+        kept += ["\n\n".join(new) + "\n"] if new else []
+    return kept or list(held_out)
 
 
 def shuffle_lines(text: str) -> str:

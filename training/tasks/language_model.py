@@ -1,5 +1,6 @@
 """Language modelling: every token is predicted from the ones before it."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from training.data.batching import Batch, Batches, batches_in_epoch
 from training.data.reader import read_corpus
 from training.defaults import choose_network, choose_training
 from training.distributed import ALONE, Group
+from training.estimate import seconds_after_training, training_minutes
 from training.evaluation_figures import FIGURES
 from training.export import export_run, sample_line
 from training.initialisation import carry_over, initialise, set_unigram_bias
@@ -86,6 +88,7 @@ class LanguageModelTask(Task):
     def prepare(
         cls, recipe: Recipe, data: Path, directory: Path, start: Checkpoint | None, progress: Progress
     ) -> Prepared:
+        started = time.monotonic()
         if start:
             recipe = _continued(recipe, start)
         keep = start.tokenizer if start and recipe.corpus.vocabulary_size is None else None
@@ -102,6 +105,12 @@ class LanguageModelTask(Task):
             write_tensors(directory / START, dict(model.named_parameters()))
             if start.speller and tokenizer is start.tokenizer:
                 save_speller(start.speller, directory / START_SPELLER)
+        if training.max_minutes is not None:
+            after = seconds_after_training(
+                network, len(train_ids), sum(len(splits[name].ids) for name in ("validation", "test"))
+            )
+            spent = time.monotonic() - started + after
+            training = replace(training, max_minutes=training_minutes(training.max_minutes, spent))
         return Prepared(corpus, network, training, files)
 
     @classmethod

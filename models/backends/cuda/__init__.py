@@ -1,6 +1,6 @@
 """Running a network on a GPU: pieces of fixed sizes through captured stages (stages.py), whole texts on the device.
 
-This has not been run on a GPU. Its logic is tested on the CPU, where the same stages run uncaptured.
+Where there is no GPU its logic is tested on the CPU, where the same stages run uncaptured.
 
 Batch invariance. Libraries choose a matrix kernel, and with it the order of a sum, by the number of rows. So stages are
 made for a few numbers of rows only, batches are cut into pieces of these (`pieces`), and loading a network compares

@@ -112,7 +112,7 @@ def test_a_wrong_value_on_the_command_line_is_a_message_and_not_a_traceback(chec
 
 
 def test_json_lines_are_utf_8_and_prose_is_shown_as_far_as_it_can_be_on_any_terminal() -> None:
-    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
 
     def run_bytes(*arguments: str) -> bytes:
         command = [sys.executable, "-m", "app", *arguments, "--model", "english-word"]
