@@ -73,7 +73,9 @@ def test_no_pattern_comes_from_a_request() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("piece", [" ", "a", "\n", " \n", "'", "1,", "-", "é", "\u0301", "<unk>", "<", "...", "a'", "’", "“", "\u00ad", "\r"])
+@pytest.mark.parametrize(
+    "piece", [" ", "a", "\n", " \n", "'", "1,", "-", "é", "\u0301", "<unk>", "<", "...", "a'", "’", "“", "\u00ad", "\r"]
+)
 def test_the_tokenizers_patterns_take_time_in_proportion(level: Level, piece: str) -> None:
     """One that goes back over what it has read would take minutes."""
     tokenizer = tiny_tokenizer(level)
