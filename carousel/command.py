@@ -22,6 +22,7 @@ SERVING = {
     "generate": "app.commands.ask:generate",
     "next": "app.commands.ask:next_",
     "score": "app.commands.score:score",
+    "surprisal": "app.commands.surprisal:surprisal",
     "rescore": "app.commands.rescore:rescore",
     "key": "app.commands.serve:make_key",
     "settings": "app.commands.serve:show_settings",

@@ -317,7 +317,7 @@ def test_training_goes_on_from_a_checkpoint(folder: Path, capsys: pytest.Capture
     pets = (folder / "pets.txt").read_text()
     (folder / "more.txt").write_text(pets.replace("fish", "mice"))
     tiny = ["--batch-size", "4", "--bptt-length", "16", "--threads", "1", "--validate-every", "10", "--dropout", "0"]
-    assert main(["train", "pets.txt", "--out", "checkpoints/pets", "--steps", "150", *TINY]) == 0
+    assert main(["train", "pets.txt", "--out", "checkpoints/pets", "--steps", "300", *TINY]) == 0
     assert main(["train", "more.txt", "--out", "checkpoints/new", "--steps", "10", *tiny, "--level", "char"]) == 0
     fine = ["train", "more.txt", "--start-from", "checkpoints/pets", "--steps", "10", "--learning-rate", "1e-3"]
     assert main([*fine, "--out", "checkpoints/fine", *tiny]) == 0
